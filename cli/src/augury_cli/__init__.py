@@ -1,0 +1,1 @@
+"""The `augury` command: Typer commands over augury's functions."""

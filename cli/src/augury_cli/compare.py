@@ -1,0 +1,86 @@
+"""`augury compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from augury_cli.settings import Dataset, Model, Recipe, Set, Trust, open_register, read_settings
+
+if TYPE_CHECKING:
+    from augury.experiment import Comparison
+
+
+def compare(
+    dataset: Dataset = None,
+    model: Model = None,
+    compositions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", metavar="METHOD[:OPTIONS][+METHOD...]", help="A composition: methods with + between. Repeatable."
+        ),
+    ] = None,
+    each: Annotated[
+        str | None, typer.Option("--with-each", metavar="METHOD,METHOD", help="Each of these methods alone.")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Runs of each composition, with seeds counted up from `seed`.")
+    ] = 2,
+    set_: Set = None,
+    recipe: Recipe = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the runs and the comparison go.")
+    ] = Path("compare"),
+    trust: Trust = None,
+) -> None:
+    """Train a baseline and compositions of methods with several seeds, and compare them.
+
+    Finished runs in the output folder are not repeated.
+
+    augury compare --dataset digits --with-each isda,agmax --with dcutmix:k=3+isda --seeds 2 --output compare
+    """
+    from augury.config import parse_composition
+
+    config = read_settings(recipe, dataset, model, None, set_)
+    texts = [name.strip() for name in (each or "").split(",") if name.strip()] + (compositions or [])
+    suite = {text: parse_composition(text) for text in texts}
+    register = open_register([name for methods in suite.values() for name, _ in methods], trust)
+    from augury.experiment import compare as run_comparison
+    from augury_cli.progress import Terminal
+
+    with Terminal(epochs=False, runs=(len(suite) + 1) * seeds) as terminal:
+        comparison = run_comparison(config, suite, seeds=seeds, folder=output, register=register, reporter=terminal)
+    _print(comparison)
+
+
+def _print(comparison: Comparison) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("composition", overflow="fold")
+    for title in (f"{comparison.split} top-1 / %", "difference", "seconds", "images/s"):
+        table.add_column(title, justify="right")
+    for row in comparison.rows:
+        spread = f" ± {row.std:.2f}" if row.std is not None else ""
+        table.add_row(
+            Text(row.composition),
+            f"{row.top1:.2f}{spread}",
+            f"{row.difference:+.2f}" if row is not comparison.rows[0] else "",
+            f"{row.seconds:.1f}",
+            f"{row.images_per_second:,.0f}",
+        )
+    console = Console()
+    console.print(table)
+    seeds = comparison.rows[0].seeds
+    console.print(
+        f"Mean ± standard deviation over {seeds} seeds, difference to the baseline of the same seed.", soft_wrap=True
+    )
+    typer.echo(
+        f"curves {comparison.folder}/curves.png, table {comparison.folder}/comparison.csv, "
+        f"runs {comparison.folder}/*/seed-*"
+    )

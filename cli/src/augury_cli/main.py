@@ -1,0 +1,83 @@
+"""The `augury` command: its subcommands, and how its errors end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from augury.errors import AuguryError
+from augury_cli import compare, plugins, run
+from augury_cli.quick import QuickCommand, QuickGroup
+
+
+class Program(QuickGroup):
+    """The root command: every error of a subcommand ends here, in a line or two and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; with --debug errors keep their traceback."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.BadParameter.__base__):  # type: ignore[misc]
+            raise
+        except AuguryError as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"augury failed: {type(error).__name__}: {error}\nShow where with: augury --debug ...", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="augury",
+    help="Train image classifiers with composable augmentation and regularisation methods.",
+    cls=Program,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Plain help: rich would take as long to import as all the rest.
+    rich_markup_mode=None,
+)
+app.command("run", cls=QuickCommand)(run.run)
+app.command("resume", cls=QuickCommand)(run.resume)
+app.command("compare", cls=QuickCommand)(compare.compare)
+app.add_typer(plugins.app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from augury import __version__
+
+        typer.echo(f"augury {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """Train image classifiers with composable augmentation and regularisation methods."""
+
+
+def main() -> None:
+    """Entry point. `--debug` may stand anywhere on the line."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    # Where output goes into a closed pipe (`augury ... | head`), end quietly.
+    try:
+        app(arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

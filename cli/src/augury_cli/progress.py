@@ -1,0 +1,81 @@
+"""Live progress on the terminal; plain lines where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    """Images a second, of the last few steps."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        per_step = task.fields.get("images", 0)
+        return Text(f"{speed * per_step:,.0f} img/s" if speed and per_step else "", style="cyan")
+
+
+class Terminal:
+    """A reporter (`augury.training.loop.Reporter`): a bar for the training at work, a line for each epoch if asked."""
+
+    def __init__(self, *, epochs: bool, runs: int = 1) -> None:
+        """Report to stderr.
+
+        Args:
+            epochs: print a line for each epoch; else one for each training.
+            runs: trainings to come, shown as a bar of their own when more than one.
+        """
+        self._console = Console(stderr=True)
+        self._epochs = epochs
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
+        live = self._console.is_terminal
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=not live)
+        self._whole = self._progress.add_task("runs", total=runs) if runs > 1 else None
+        self._task: Any = None
+        self._last: dict[str, Any] = {}
+        self._what = ""
+
+    def __enter__(self) -> Terminal:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, what: str, total_steps: int, done: int) -> None:
+        """Show a bar for a training."""
+        self._what, self._last = what, {}
+        self._task = self._progress.add_task(what, total=total_steps, completed=done)
+
+    def step(self, images: int) -> None:
+        """Advance it."""
+        self._progress.update(self._task, advance=1, images=images)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Print the row, or keep it for the end."""
+        self._last = row
+        if self._epochs:
+            self._print(f"epoch {row['epoch']:>3}", row)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._progress.remove_task(self._task)
+        if not self._epochs and self._last:
+            self._print(self._what, self._last)
+
+    def run_done(self) -> None:
+        """Count a finished run."""
+        if self._whole is not None:
+            self._progress.advance(self._whole)
+
+    def _print(self, title: str, row: dict[str, Any]) -> None:
+        parts = [title, f"train loss {row['train_loss']:.3f}"]
+        if row.get("train_top1") is not None:
+            parts.append(f"train top-1 {row['train_top1']:.1f}")
+        if "val_top1" in row:
+            parts.append(f"val top-1 {row['val_top1']:.1f}")
+        parts.append(f"{row['images_per_second']:,.0f} img/s")
+        self._console.print("  ".join(parts), highlight=False, soft_wrap=True)

@@ -1,0 +1,62 @@
+"""augury: training-time augmentation and regularisation methods for image classifiers, as plugins that compose.
+
+Public names are imported on first use, so that `import augury` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from augury.batch import Batch as Batch
+    from augury.batch import ModelOutput as ModelOutput
+    from augury.composition import Composition as Composition
+    from augury.composition import compose as compose
+    from augury.criterion import row_losses as row_losses
+    from augury.distributed import Ranks as Ranks
+    from augury.errors import AuguryError as AuguryError
+    from augury.errors import MethodError as MethodError
+    from augury.errors import UsageError as UsageError
+    from augury.hookspecs import hookimpl as hookimpl
+    from augury.hookspecs import hookspec as hookspec
+    from augury.method import Method as Method
+    from augury.method import Options as Options
+    from augury.method import Spec as Spec
+    from augury.registry import Register as Register
+    from augury.run import Run as Run
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "batch",
+    "ModelOutput": "batch",
+    "Composition": "composition",
+    "compose": "composition",
+    "row_losses": "criterion",
+    "Ranks": "distributed",
+    "AuguryError": "errors",
+    "MethodError": "errors",
+    "UsageError": "errors",
+    "hookimpl": "hookspecs",
+    "hookspec": "hookspecs",
+    "Method": "method",
+    "Options": "method",
+    "Spec": "method",
+    "Register": "registry",
+    "Run": "run",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'augury' has no attribute {name!r}")
+    value = getattr(import_module(f"augury.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

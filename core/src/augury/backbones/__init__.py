@@ -1,0 +1,108 @@
+"""Networks: every classifier that timm knows, ours among them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from augury.backbones import resnet_cifar as resnet_cifar  # joins timm's registry
+from augury.batch import ModelOutput
+from augury.config import ModelConfig
+from augury.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a network before it is built: its classifier (on the meta device) and the width of that one's
+    input."""
+
+    classifier: nn.Module
+    num_features: int
+
+
+def default_size(name: str) -> int:
+    """Side in pixels of the images that a model was made for."""
+    return int(_default_cfg(name).get("input_size", (3, 224, 224))[-1])
+
+
+def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> nn.Module:
+    """Build a network with fresh weights, drawn from torch's generator.
+
+    Raises:
+        UsageError: timm has no such model, or cannot build it for these images.
+    """
+    arguments: dict[str, Any] = {"in_chans": image_size[0], **config.kwargs}
+    if _default_cfg(config.name).get("fixed_input_size"):
+        arguments.setdefault("img_size", image_size[1:])
+    try:
+        return timm.create_model(config.name, pretrained=False, num_classes=num_classes, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise UsageError(
+            f"model `{config.name}` cannot be built with {told}: {error}. Choose another model or image size."
+        ) from None
+
+
+def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> Facts:
+    """Learn a network's facts without allocating it."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = build(config, num_classes, image_size)
+    classifier = classifier_of(network)
+    width = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(network, "num_features", 0)
+    return Facts(classifier, int(width))
+
+
+def classifier_of(network: nn.Module) -> nn.Module:
+    """The last layer of a timm model.
+
+    Raises:
+        UsageError: the model has several.
+    """
+    classifier = network.get_classifier()  # type: ignore[operator]
+    if not isinstance(classifier, nn.Module):
+        name = type(network).__name__
+        raise UsageError(
+            f"model {name} has {len(classifier)} classifiers; augury trains models with one. Choose another model."
+        )
+    return classifier
+
+
+def forward(network: nn.Module, images: Tensor) -> ModelOutput:
+    """Features and logits of a timm model in one pass.
+
+    The features are what enters the classifier, caught there, so that they are right for every family of models.
+
+    Args:
+        images: M x ch x H x W float.
+    """
+    caught: list[Tensor] = []
+    with _catching(classifier_of(network), caught):
+        logits = network(images)
+    return ModelOutput(caught[-1].flatten(1), logits)
+
+
+@contextlib.contextmanager
+def _catching(layer: nn.Module, into: list[Tensor]) -> Iterator[None]:
+    handle = layer.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _default_cfg(name: str) -> dict[str, Any]:
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {', '.join(f'`{n}`' for n in near)}?" if near else ""
+        raise UsageError(
+            f"unknown model `{name}`. Known: the {len(timm.list_models())} names of timm.list_models().{hint}"
+        )
+    found = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    return found.to_dict() if found is not None else {}

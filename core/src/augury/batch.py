@@ -1,0 +1,166 @@
+"""What flows through a step: the batch that the hooks change, and what the network made of it.
+
+Letters in shapes: N images, M = views * N rows (view-major: all of view 0, then all of view 1), C classes, K labels a
+row is mixed from, A features, ch x H x W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PIPELINES = ("base", "augmented")
+
+
+@dataclass
+class Batch:
+    """One training batch on the training device; `augment_batch` changes it in place.
+
+    Attributes:
+        images: M x ch x H x W float, normalised.
+        labels: M x K int64, the classes a row is mixed from (K = 1 when nothing is mixed).
+        weights: M x K float32, the share of each of them; a row's shares sum to 1.
+        smoothing: M x K float32 in [0, 1], label smoothing of each of them; it travels with its label when rows are
+            mixed.
+        row_weights: M float32, weight of the row in the mean of the losses; 1 unless a method says otherwise.
+        pipeline: M int64, which of `pipelines` made the row; under mixing, that of the row's first image.
+        indices: M int64, index of the image in the data set.
+        views: how many versions of each image the batch holds.
+        pipelines: the names that `pipeline` counts.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    smoothing: Tensor
+    row_weights: Tensor
+    pipeline: Tensor
+    indices: Tensor
+    views: int = 1
+    pipelines: tuple[str, ...] = PIPELINES
+
+    @classmethod
+    def of(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        views: int = 1,
+        pipeline: Tensor | None = None,
+        indices: Tensor | None = None,
+        pipelines: tuple[str, ...] = PIPELINES,
+    ) -> Batch:
+        """Make an unmixed, unsmoothed batch.
+
+        Args:
+            images: M x ch x H x W float, view-major.
+            labels: M int64 classes.
+            views: number of views in `images`.
+            pipeline: M int64 indices into `pipelines`; the last of them (`augmented`) everywhere when None.
+            indices: M int64 indices in the data set; 0 to N-1 in each view when None.
+        """
+        rows, device = len(labels), images.device
+        if indices is None:
+            indices = torch.arange(rows // views, device=device).repeat(views)
+        if pipeline is None:
+            pipeline = torch.full((rows,), len(pipelines) - 1, device=device)
+        ones = torch.ones(rows, 1, device=device)
+        return cls(
+            images=images,
+            labels=labels.long()[:, None],
+            weights=ones,
+            smoothing=torch.zeros_like(ones),
+            row_weights=torch.ones(rows, device=device),
+            pipeline=pipeline,
+            indices=indices,
+            views=views,
+            pipelines=pipelines,
+        )
+
+    def __len__(self) -> int:
+        """Rows, M."""
+        return len(self.images)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a row may come from several images (K > 1)."""
+        return self.labels.shape[1] > 1
+
+    def view_slices(self) -> list[slice]:
+        """The rows of each view, in order."""
+        n = len(self) // self.views
+        return [slice(v * n, (v + 1) * n) for v in range(self.views)]
+
+    def view(self, number: int) -> Batch:
+        """View `number` as a batch of N rows that shares this one's memory."""
+        rows = self.view_slices()[number]
+        tensors = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name not in _PLAIN}
+        return dataclasses.replace(self, **tensors, views=1)
+
+    def made_by(self, pipeline: str) -> Tensor:
+        """M bool: which rows the pipeline of that name made."""
+        return self.pipeline == self.pipelines.index(pipeline)
+
+    def permutation(self, generator: torch.Generator) -> Tensor:
+        """M int64: a random row of the same view for each row, without repetition."""
+        n = len(self) // self.views
+        return torch.cat(
+            [torch.randperm(n, generator=generator, device=self.device) + v * n for v in range(self.views)]
+        )
+
+    def mix(self, images: Tensor, sources: Tensor, shares: Tensor) -> None:
+        """Replace the rows by mixtures, in place: labels, smoothing and row weights follow the images.
+
+        Rows that are mixtures already keep all their labels: K becomes K_sources * K. A row's weight in the mean
+        becomes the share-weighted mean of its sources' weights; its pipeline and index stay those of its first image.
+
+        Args:
+            images: M x ch x H x W, the mixed images.
+            sources: M x S int64, the rows each new row is mixed from; a row must stay within its view, its first
+                source is itself.
+            shares: M x S float32, the share of each source; they sum to 1 over S.
+        """
+        self.weights = (shares[:, :, None] * self.weights[sources]).flatten(1)
+        self.labels = self.labels[sources].flatten(1)
+        self.smoothing = self.smoothing[sources].flatten(1)
+        self.row_weights = (shares * self.row_weights[sources]).sum(1)
+        self.images = images
+
+    def soft_targets(self, num_classes: int) -> Tensor:
+        """M x C float32 label distributions, without smoothing, for methods that need them dense."""
+        targets = torch.zeros(len(self), num_classes, device=self.device)
+        return targets.scatter_add_(1, self.labels, self.weights)
+
+
+_PLAIN = ("views", "pipelines")
+
+
+@dataclass
+class ModelOutput:
+    """What the network made of a batch.
+
+    Attributes:
+        features: M x A, the input of the classifier.
+        logits: M x C.
+        class_logits: M x K x C, logits conditional on the k-th label of each row, or None; a method sets them.
+    """
+
+    features: Tensor
+    logits: Tensor
+    class_logits: Tensor | None = None
+
+    def float(self) -> ModelOutput:
+        """The same in float32 at least, which losses are computed in."""
+        given = self.class_logits
+        return ModelOutput(_float(self.features), _float(self.logits), None if given is None else _float(given))
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,127 @@
+"""Which methods a run uses: found, their options read, and every conflict and missing need told before anything is
+made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from augury.errors import UsageError
+from augury.method import Method, Spec, check_method, replaces_criterion
+from augury.registry import Register
+from augury.validation import explain
+
+MethodLike = str | tuple[str, Mapping[str, Any]] | type[Method] | tuple[type[Method], Mapping[str, Any]] | Method
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One method of a composition: found, its options valid, not made yet (unless it was given as an object)."""
+
+    name: str
+    cls: type[Method]
+    options: Any
+    made: Method | None = None
+
+
+def choose(methods: Iterable[MethodLike], register: Register | None = None) -> tuple[list[Chosen], list[str]]:
+    """Find every method and read its options, importing those named and no other.
+
+    Returns:
+        what could be used, and a line for each thing that could not.
+    """
+    chosen: list[Chosen] = []
+    problems: list[str] = []
+    for method in methods:
+        try:
+            if isinstance(method, Method):
+                name = _own_name(type(method))
+                chosen.append(Chosen(name, check_method(type(method), name), method.options, made=method))
+                continue
+            wanted, options = method if isinstance(method, tuple) else (method, {})
+            if isinstance(wanted, str):
+                register = register or Register.load()
+                found, defaults = register.resolve(wanted)
+                chosen.append(_with_options(found.name, register.load_class(found.name), {**defaults, **options}))
+            else:
+                name = _own_name(wanted)
+                chosen.append(_with_options(name, check_method(wanted, name), options))
+        except UsageError as error:
+            problems += str(error).splitlines()
+    return chosen, problems
+
+
+def _own_name(cls: type) -> str:
+    return getattr(cls, "__name__", str(cls)).lower()
+
+
+def _with_options(name: str, cls: type[Method], options: Mapping[str, Any]) -> Chosen:
+    try:
+        return Chosen(name, cls, cls.Options(**options))
+    except ValidationError as error:
+        lines = explain(error, cls.Options, name, "option", f"--with {name}:{{path}}={{value}}")
+        raise UsageError("\n".join(lines)) from None
+
+
+def check(
+    chosen: Sequence[Chosen], spec: Spec, classifier: nn.Module | None, *, rows: int | None = None, model: str = ""
+) -> list[str]:
+    """A line for each conflict between the methods and each need that the run does not meet.
+
+    Args:
+        chosen: the methods in the user's order.
+        spec: the facts of the run.
+        classifier: the network's last layer; it may live on the meta device.
+        rows: rows in a batch, where known.
+        model: the network's name, for the message.
+    """
+    problems = conflicts(chosen)
+    for c in chosen:
+        if c.cls.linear_classifier and not isinstance(classifier, nn.Linear):
+            problems.append(_no_linear(c.name, classifier, model))
+        for fact in c.cls.facts:
+            if getattr(spec, fact) is None:
+                problems.append(f"{c.name}: needs `{fact}`, which is not known. Pass {fact}=… to augury.compose.")
+        if rows is not None and rows < c.cls.min_rows:
+            problems.append(
+                f"{c.name}: needs at least {c.cls.min_rows} rows in a batch, got {rows}. Raise the batch size."
+            )
+    return problems
+
+
+def conflicts(chosen: Sequence[Chosen]) -> list[str]:
+    """A line for each reason why these methods cannot be used together, whatever the run."""
+    problems = [
+        f"{name} is named {n} times; name it once." for name, n in Counter(c.name for c in chosen).items() if n > 1
+    ]
+    replacing = [c.name for c in chosen if replaces_criterion(c.cls)]
+    if len(replacing) > 1:
+        problems.append(f"{' and '.join(replacing)} each replace the criterion; a composition takes one of them.")
+    shares = {c.name: dict(wanted) for c in chosen if (wanted := c.cls.pipelines(c.options)) is not None}
+    if len({tuple(sorted(s.items())) for s in shares.values()}) > 1:
+        told = "; ".join(f"{name} asks for {s}" for name, s in shares.items())
+        problems.append(f"the methods ask for different shares of the pipelines: {told}. Make their options agree.")
+    mixing: list[str] = []
+    for c in chosen:
+        if c.cls.unmixed and mixing:
+            problems.append(
+                f"{c.name} must see images before {mixing[0]} mixes them. Name {c.name} before {mixing[0]}."
+            )
+        if c.cls.mixes:
+            mixing.append(c.name)
+    return problems
+
+
+def _no_linear(name: str, classifier: nn.Module | None, model: str) -> str:
+    if classifier is None:
+        return (
+            f"{name}: needs the network's classifier, an nn.Linear. Pass classifier=model.fc, say, to augury.compose."
+        )
+    what = f"`{model}`" if model else "this one"
+    end = type(classifier).__name__
+    return f"{name} needs a model whose classifier is one nn.Linear; {what} ends in {end}. Choose another model."

@@ -1,0 +1,271 @@
+"""The methods of one run, checked together and then made: the only thing that a training loop needs of augury."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pluggy
+import torch
+from torch import Tensor, nn
+
+from augury import hookspecs
+from augury.batch import PIPELINES, Batch, ModelOutput
+from augury.choice import Chosen, MethodLike, check, choose
+from augury.criterion import Criterion
+from augury.distributed import Ranks
+from augury.errors import AuguryError, MethodError, refuse_all
+from augury.method import Method, Spec, hook_implementations
+from augury.randomness import derive
+from augury.registry import Register
+from augury.run import Host, Run, RunState
+
+
+def compose(
+    methods: Iterable[MethodLike],
+    *,
+    num_classes: int,
+    classifier: nn.Module | None = None,
+    network: nn.Module | None = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    image_size: tuple[int, int, int] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    ranks: Ranks | None = None,
+    register: Register | None = None,
+) -> Composition:
+    """Compose methods for a training loop.
+
+    Args:
+        methods: names, (name, options) pairs, `Method` classes or objects; their order is the order of calls.
+        num_classes: C.
+        classifier: the network's last layer, features M x A -> logits M x C.
+        network: the network itself, for methods that use it.
+        total_steps: optimiser steps of the whole training, for methods with a schedule.
+        steps_per_epoch: optimiser steps of an epoch, for methods that count epochs.
+        image_size: (channels, height, width).
+        seed: what every draw of the methods derives from.
+        device: where the training runs; the classifier's device when None, else the CPU.
+        ranks: the processes that train together; the default process group when None.
+        register: what a name may mean; the built-in and the user's register when None.
+
+    Raises:
+        UsageError: every unknown name, bad option, missing need and conflict, a line each.
+    """
+    chosen, problems = choose(methods, register)
+    linear = classifier if isinstance(classifier, nn.Linear) else None
+    spec = Spec(
+        num_classes=num_classes,
+        num_features=linear.in_features if linear is not None else None,
+        image_size=image_size,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    refuse_all(problems + check(chosen, spec, classifier))
+    if device is None:
+        device = next(iter(classifier.parameters())).device if classifier is not None else "cpu"
+    return Composition(chosen, spec, seed=seed, device=device, ranks=ranks, network=network, classifier=classifier)
+
+
+class Composition(nn.Module):
+    """Methods made ready to train with.
+
+    A module: its parameters are the methods' (give them to the optimiser), its state dict holds all that a method must
+    not lose, under `methods.<name>.`, and the step.
+    """
+
+    def __init__(
+        self,
+        chosen: Sequence[Chosen],
+        spec: Spec,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        ranks: Ranks | None = None,
+        network: nn.Module | None = None,
+        classifier: nn.Module | None = None,
+        host: Host | None = None,
+        pipelines: tuple[str, ...] = PIPELINES,
+    ) -> None:
+        """Make the methods of a choice that `check` has passed; users call `compose`."""
+        super().__init__()
+        self.pipelines = pipelines
+        self.views = max((c.cls.views for c in chosen), default=1)
+        self.shares = _shares(chosen, pipelines)
+        self.run = RunState(spec, seed, torch.device(device), ranks or Ranks(), network, classifier, host)
+        self.methods = nn.ModuleDict({c.name: _make(c, spec, seed) for c in chosen})
+        self.to(self.run.device)
+        self._manager = _manager(self._members(), self.run)
+
+    def __getitem__(self, name: str) -> Method:
+        """The method of that name."""
+        return self.methods[name]  # type: ignore[return-value]
+
+    def _members(self) -> Iterator[tuple[str, Method]]:
+        return iter(self.methods.items())  # type: ignore[arg-type]
+
+    def batch(
+        self,
+        images: Tensor | Sequence[Tensor],
+        labels: Tensor,
+        *,
+        pipeline: Tensor | None = None,
+        indices: Tensor | None = None,
+    ) -> Batch:
+        """Make a batch of the images that a loop has loaded.
+
+        Args:
+            images: N x ch x H x W float, or one such tensor a view.
+            labels: N int64.
+            pipeline: M int64 indices into `self.pipelines`, view-major; all `augmented` when None.
+            indices: N int64 indices in the data set; 0 to N-1 when None.
+
+        Raises:
+            UsageError: another number of views than the methods need, too few rows, or labels that do not fit the
+            images.
+        """
+        views = [images] if isinstance(images, Tensor) else list(images)
+        problems = []
+        if len(views) != self.views:
+            needy = [name for name, method in self._members() if method.views > 1] or ["this composition"]
+            problems.append(
+                f"{needy[0]}: needs {self.views} view(s) of each image, got {len(views)}. Pass a tuple of {self.views}."
+            )
+        if labels.ndim != 1 or any(len(v) != len(labels) for v in views):
+            sizes = ", ".join(str(tuple(v.shape)) for v in views)
+            problems.append(
+                f"labels of shape {tuple(labels.shape)} do not fit images of {sizes}: one class for each image."
+            )
+        for name, method in self._members():
+            if len(labels) * len(views) < method.min_rows:
+                problems.append(
+                    f"{name}: needs at least {method.min_rows} rows in a batch, got {len(labels) * len(views)}."
+                )
+        refuse_all(problems)
+        n = len(views)
+        return Batch.of(
+            views[0] if n == 1 else torch.cat(views),
+            labels.repeat(n),
+            views=n,
+            pipeline=pipeline,
+            indices=None if indices is None else indices.repeat(n),
+            pipelines=self.pipelines,
+        )
+
+    def pre_train_stage(self, host: Host | None = None) -> None:
+        """Let the methods prepare, once, before a fresh training; `host` lends what the stages need, if the run has
+        none yet."""
+        self.run.host = host or self.run.host
+        self._manager.hook.pre_train_stage(run=self.run)
+
+    @torch.no_grad()
+    def augment_batch(self, batch: Batch) -> None:
+        """Let the methods change the batch in place."""
+        self._manager.hook.augment_batch(batch=batch, run=self.run)
+
+    def compute_loss(self, batch: Batch, output: ModelOutput) -> Tensor:
+        """The scalar loss of what the network made of the batch, in float32 whatever autocast the loop is under."""
+        with torch.autocast(batch.device.type, enabled=False):
+            return self._manager.hook.compute_loss(batch=batch, output=output.float(), run=self.run)
+
+    def post_epoch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Let the methods look at an epoch's row; returns what they logged and returned, as `<method>/<key>`."""
+        found = self._manager.hook.post_epoch(run=self.run, metrics=dict(metrics))
+        return self.run.scalars.flush() | {key: value for part in found for key, value in part.items()}
+
+    def step(self) -> None:
+        """Count an optimiser step: call it once after each `optimizer.step()`."""
+        self.run.step += 1
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "step"] = torch.tensor(self.run.step)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.run.step = int(state_dict.pop(prefix + "step", self.run.step))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _shares(chosen: Sequence[Chosen], pipelines: tuple[str, ...]) -> dict[str, float]:
+    for c in chosen:
+        wanted = c.cls.pipelines(c.options)
+        if wanted is not None:
+            return {name: wanted.get(name, 0.0) for name in pipelines}
+    return {name: float(name == pipelines[-1]) for name in pipelines}
+
+
+def _make(chosen: Chosen, spec: Spec, seed: int) -> Method:
+    if chosen.made is not None:
+        return chosen.made
+    # Its initial weights depend on the seed and its name alone, and leave the network's draws as they were.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, chosen.name, "init"))
+        return chosen.cls(chosen.options, spec)
+
+
+def _manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(Criterion(), "criterion")
+    # pluggy calls the last registered first.
+    for name, method in reversed(list(members)):
+        manager.register(_bind(name, method, Run(state, name)), name)
+    manager.check_pending()
+    return manager
+
+
+def _bind(name: str, method: Method, run: Run) -> SimpleNamespace:
+    """The method's hook implementations as pluggy gets them: with the method's own `Run`, and errors that say whose
+    they are."""
+    adapters = {}
+    for hook, mark in hook_implementations(type(method)).items():
+        implementation = getattr(method, hook)
+        names = list(inspect.signature(implementation).parameters)
+        adapt = _wrapper if mark["wrapper"] else _plain
+        adapters[hook] = adapt(implementation, name, hook, names.index("run") if "run" in names else None, run)
+    return SimpleNamespace(**adapters)
+
+
+def _plain(
+    implementation: Callable[..., Any], name: str, hook: str, run_at: int | None, run: Run
+) -> Callable[..., Any]:
+    @functools.wraps(implementation)
+    def call(*args: Any) -> Any:
+        if run_at is not None:
+            args = (*args[:run_at], run, *args[run_at + 1 :])
+        try:
+            result = implementation(*args)
+        except AuguryError:
+            raise
+        except Exception as error:
+            raise _named(error, name, hook) from error
+        if hook == "post_epoch" and result is not None:
+            return {f"{name}/{key}": float(value) for key, value in result.items()}
+        return result
+
+    return call
+
+
+def _wrapper(
+    implementation: Callable[..., Any], name: str, hook: str, run_at: int | None, run: Run
+) -> Callable[..., Any]:
+    @functools.wraps(implementation)
+    def call(*args: Any) -> Any:
+        if run_at is not None:
+            args = (*args[:run_at], run, *args[run_at + 1 :])
+        try:
+            return (yield from implementation(*args))
+        except AuguryError:
+            raise
+        except Exception as error:
+            raise _named(error, name, hook) from error
+
+    return call
+
+
+def _named(error: Exception, name: str, hook: str) -> MethodError:
+    return MethodError(f"{name}: `{hook}` raised {type(error).__name__}: {error}")

@@ -1,0 +1,180 @@
+"""A run's settings: what recipes, `--set` and `augury.train` fill in."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from augury.errors import UsageError
+from augury.validation import Strict, explain
+
+RECIPE_NOTES = ("title", "source", "published")
+"""Keys of a recipe that describe it and set nothing."""
+
+
+def _words(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
+
+
+PipelineWords = Annotated[list[str], BeforeValidator(_words)]
+"""A pipeline as a list of words, or as one text with spaces between them: "crop:4 flip cutout:16"."""
+
+
+class DataConfig(Strict):
+    """Which images, how they are split and what happens to them."""
+
+    dataset: str = Field("digits", description="`digits`, or the path of a folder of images")
+    image_size: int | None = Field(
+        None, ge=1, description="side in pixels; the images' own, or the model's where they differ"
+    )
+    val_fraction: float = Field(
+        0.1, gt=0, lt=1, description="share of the training images held out, unless there is a val folder"
+    )
+    test_fraction: float = Field(
+        0.3, gt=0, lt=1, description="share held out for testing where the data set has no test split"
+    )
+    split_seed: int = Field(
+        0, description="seed of the splits; its own, so that runs with different seeds share their splits"
+    )
+    images_per_class: int | None = Field(None, ge=1, description="train on so many images of each class only")
+    base: PipelineWords | None = Field(
+        None, description="transforms of pipeline `base`; the data set's usual ones when unset"
+    )
+    augmented: PipelineWords | None = Field(
+        None, description="transforms of pipeline `augmented`; those of `base` when unset"
+    )
+
+
+class ModelConfig(Strict):
+    """The network."""
+
+    name: str = Field("resnet20_cifar", description="any name timm knows")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+
+
+class OptimConfig(Strict):
+    """Optimiser, schedule and length."""
+
+    name: str = Field("sgd", description="any optimiser timm knows; `sgd` is with Nesterov momentum")
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0, description="on every parameter, as in the papers' programs")
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(128, ge=1, description="images in an optimiser step, over all processes")
+    warmup_epochs: int = Field(0, ge=0)
+    min_lr: float = Field(0.0, ge=0, description="where the cosine ends")
+
+
+class MethodConfig(Strict):
+    """One method of the composition."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunConfig(Strict):
+    """Everything that decides a run's result."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    methods: list[MethodConfig] = Field(default_factory=list)
+
+    def named_methods(self) -> list[tuple[str, dict[str, Any]]]:
+        """The composition in the form that `augury.compose` takes."""
+        return [(m.name, m.options) for m in self.methods]
+
+
+def read_config(values: Mapping[str, Any], subject: str = "config") -> RunConfig:
+    """Check settings.
+
+    Raises:
+        UsageError: every unknown key (with the nearest one) and every value out of range, a line each.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError("\n".join(explain(error, RunConfig, subject, "key", "--set {path}={value}"))) from None
+
+
+def assign(values: dict[str, Any], path: str, value: Any) -> None:
+    """Put `value` at `a.b.c` into nested `values`, making the sections on the way."""
+    *parents, last = path.split(".")
+    for key in parents:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"{path}: `{key}` is a value, no section. Example: --set optim.epochs=5.")
+    values[last] = value
+
+
+def assign_text(values: dict[str, Any], assignment: str) -> None:
+    """Put one `a.b=value` of the command line into nested `values`; the value is read as TOML, else taken as text."""
+    path, sign, text = assignment.partition("=")
+    if not sign or not all(path.split(".")):
+        raise UsageError(f"--set takes key=value, got {assignment!r}. Example: --set optim.epochs=5.")
+    assign(values, path.strip(), read_value(text.strip()))
+
+
+def read_value(text: str) -> Any:
+    """A TOML value (5, 0.1, true, "x", [1, 2]), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """Read one method of the command line: `name` or `name:option=value,option=value`."""
+    name, _, rest = text.strip().partition(":")
+    options = {}
+    # A comma inside a value, as in a list, is not followed by `word=`.
+    for part in re.split(r",(?=\s*\w+\s*=)", rest) if rest else []:
+        key, sign, value = part.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"--with {text}: `{part}` must be option=value. Example: --with {name}:option=0.5.")
+        options[key.strip()] = read_value(value.strip())
+    if not name:
+        raise UsageError(f"--with takes name or name:option=value, got {text!r}.")
+    return name, options
+
+
+def parse_composition(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Read a composition of the command line: methods with `+` between them."""
+    return [parse_method(part) for part in text.split("+")]
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The settings in a TOML recipe: the sections of a run's settings; what only describes the recipe is left out."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"recipe {path}: no such file. Give the path of a TOML file.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"recipe {path}: cannot be read: {error}.") from None
+    return {key: value for key, value in values.items() if key not in RECIPE_NOTES}
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write every setting, defaults included, as JSON."""
+    path.write_text(json.dumps(config.model_dump(), indent=2) + "\n", encoding="utf-8")
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read what `save_config` wrote."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path.parent}: no run folder, it has no {path.name}. Give the folder that `augury run` wrote."
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}.") from None
+    return read_config(values, subject=str(path))

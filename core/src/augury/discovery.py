@@ -1,0 +1,105 @@
+"""What the installed distributions offer, read from their metadata alone, and whether it is what an entry lists."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from augury.errors import UsageError
+from augury.register_file import NAME, NAME_RULE, TARGET, Entry, one_line
+
+GROUP = "augury.methods"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One installed distribution's claim to a method's name."""
+
+    name: str
+    distribution: str
+    version: str
+    entry_point: str
+    summary: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.entry_point})"
+
+
+def discover() -> tuple[dict[str, list[Claim]], list[str]]:
+    """Read which method names the installed distributions claim, from their metadata alone.
+
+    Returns:
+        the claims to each name, and a line for each distribution whose metadata cannot be read.
+    """
+    claims: dict[str, list[Claim]] = {}
+    notes: list[str] = []
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            # Most packages have no methods: their metadata, which is slow to parse, is left alone.
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            name = _normal(distribution.metadata["Name"])
+            if name not in seen:
+                seen.add(name)
+                # Of several copies on the path, an editable one and its wheel say, Python imports the first.
+                for claim in _claims_of(importlib.metadata.distribution(name)):
+                    claims.setdefault(claim.name, []).append(claim)
+        except Exception as error:
+            folder = distribution.locate_file("")
+            reason = one_line(f"{type(error).__name__}: {error}")
+            notes.append(f"a distribution in {folder} has unreadable metadata, so its methods are not listed: {reason}")
+    return claims, notes
+
+
+def _claims_of(distribution: importlib.metadata.Distribution) -> Iterator[Claim]:
+    metadata = distribution.metadata
+    version, summary = (one_line(metadata[key]) if key in metadata else "" for key in ("Version", "Summary"))
+    for point in distribution.entry_points.select(group=GROUP):
+        target = "".join(point.value.split())
+        yield Claim(one_line(point.name), one_line(metadata["Name"]), version, target, summary)
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def unusable(name: str, claims: Sequence[Claim]) -> str:
+    """Why no entry could make these claims to a name usable; "" when one could."""
+    if len(claims) > 1:
+        return f"claimed more than once, by {' and '.join(map(str, claims))}. Uninstall all but one of them."
+    if not NAME.fullmatch(name):
+        return f"{claims[0]} gives a method a name that cannot be used: {NAME_RULE}. Uninstall it or tell its author."
+    if not TARGET.fullmatch(claims[0].entry_point):
+        return f"{claims[0]} names no module:Class as its entry point. Uninstall it or tell its author."
+    return ""
+
+
+def mismatch(claim: Claim, entry: Entry) -> str:
+    """Why an installed distribution is not the one that an entry lists; "" when it is."""
+    way_out = f"Install what is listed, or accept what is installed with `augury plugins trust {entry.name}`."
+    if (_normal(claim.distribution), claim.entry_point) != (_normal(entry.distribution), entry.entry_point):
+        return f"installed is {claim}, but listed is {entry.distribution} ({entry.entry_point}). {way_out}"
+
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        accepted = SpecifierSet(entry.versions).contains(Version(claim.version), prereleases=True)
+    except (InvalidSpecifier, InvalidVersion) as error:
+        return f"{claim}: its version cannot be held against the listed range `{entry.versions}`: {error}. {way_out}"
+    return "" if accepted else f"{claim} is not among the listed versions `{entry.versions}`. {way_out}"
+
+
+def range_from(claim: Claim) -> str:
+    """The range from the installed version to the next major one."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        version = Version(claim.version)
+    except InvalidVersion as error:
+        raise UsageError(f"{claim.name}: {claim}: its version is not one of PEP 440. Tell its author.") from error
+    epoch = f"{version.epoch}!" if version.epoch else ""
+    return f">={version.public},<{epoch}{version.major + 1}"

@@ -1,0 +1,55 @@
+"""What a method sums over the batch it sums over all processes: differentiable, and nothing at all in one process."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+class Ranks:
+    """The processes that train together; every one holds the same number of rows, as the trainer's loaders make sure.
+
+    Gradients are averaged over processes, as DistributedDataParallel does. So a mean over this process's rows needs
+    nothing further: its average over processes is the mean over all rows, and so is its gradient.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        """Use `group`, else the default group where torch.distributed is initialised, else this process alone."""
+        started = dist.is_available() and dist.is_initialized()
+        self.group = group
+        self.rank = dist.get_rank(group) if started else 0
+        self.size = dist.get_world_size(group) if started else 1
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of `tensor` over the processes; the gradient of each process's summand is the sum of all processes'
+        gradients."""
+        return tensor if self.size == 1 else _AllReduce.apply(tensor, self.group)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean of `tensor` over the processes, differentiable likewise."""
+        return tensor if self.size == 1 else self.sum(tensor) / self.size
+
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """The processes' rows one after the other, R x ... -> size * R x ..., detached."""
+        tensor = tensor.detach()
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous(), group=self.group)
+        return torch.cat(parts)
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.group = group
+        total = tensor.detach().clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        gradient = gradient.clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None

@@ -1,0 +1,170 @@
+"""The base class of a method: options, needs, state."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from augury import hookspecs
+from augury.errors import UsageError, refuse_all, unknown
+from augury.hookspecs import HOOKS, PROJECT
+from augury.validation import Strict
+
+
+class Options(Strict):
+    """Base of every method's options: a pydantic model that is frozen and refuses what it does not know."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The facts known before training. None: not known (a hand-written loop need not tell everything).
+
+    Attributes:
+        num_classes: C.
+        num_features: A, width of the classifier's input.
+        image_size: (channels, height, width).
+        total_steps: optimiser steps of the whole training.
+        steps_per_epoch: optimiser steps of one epoch.
+        build_network: makes a fresh network of the run's kind, images M x ch x H x W -> logits M x C.
+    """
+
+    num_classes: int
+    num_features: int | None = None
+    image_size: tuple[int, int, int] | None = None
+    total_steps: int | None = None
+    steps_per_epoch: int | None = None
+    build_network: Callable[[], nn.Module] | None = None
+
+
+class Method(nn.Module):
+    """One method of a paper: a module with options whose parameters join the optimiser and whose buffers are its state.
+
+    Both are checkpointed and restored with the run; neither is exported with the network.
+
+    Class attributes:
+        Options: the pydantic model of its options.
+        views: how many versions of each image it needs.
+        linear_classifier: whether it needs the network's classifier to be one `nn.Linear`.
+        min_rows: the smallest number of rows it works on.
+        facts: names of `Spec` fields it cannot do without.
+        mixes: whether it mixes rows in `augment_batch`.
+        unmixed: whether its `augment_batch` must see rows before any method mixes them.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    views: ClassVar[int] = 1
+    linear_classifier: ClassVar[bool] = False
+    min_rows: ClassVar[int] = 1
+    facts: ClassVar[tuple[str, ...]] = ()
+    mixes: ClassVar[bool] = False
+    unmixed: ClassVar[bool] = False
+
+    def __init__(self, options: Any, spec: Spec) -> None:
+        super().__init__()
+        self.options = options
+        self.spec = spec
+
+    @classmethod
+    def pipelines(cls, options: Any) -> Mapping[str, float] | None:
+        """The share of rows that each pipeline is to make, by name, summing to 1; None when the method does not
+        care."""
+        return None
+
+    def freeze(self, module: nn.Module) -> Frozen:
+        """A copy of `module` that is never trained: assign it to an attribute.
+
+        It stays in evaluation mode, its weights are this method's buffers: saved, moved and restored, but in no
+        optimiser, EMA or gradient. `copy_from` sets its weights later.
+        """
+        return Frozen(module)
+
+
+class Frozen(nn.Module):
+    """Holds a network whose parameters have become buffers, which is what keeps every optimiser and DDP away from
+    them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module)
+        for part in self.module.modules():
+            for name, parameter in list(part._parameters.items()):
+                del part._parameters[name]
+                part.register_buffer(name, None if parameter is None else parameter.detach())
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Evaluation mode always, whatever `mode`."""
+        super().train(False)
+        return self
+
+    def copy_from(self, network: nn.Module) -> None:
+        """Take over the weights of a network of the same structure."""
+        self.module.load_state_dict(network.state_dict())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)
+
+
+def hook_implementations(cls: type[Method]) -> dict[str, dict[str, Any]]:
+    """The hooks that a class implements, with the options of their `hookimpl` marks."""
+    marker = f"{PROJECT}_impl"
+    found = {name: getattr(inspect.getattr_static(cls, name, None), marker, None) for name in dir(cls)}
+    return {name: options for name, options in found.items() if options is not None}
+
+
+def replaces_criterion(cls: type[Method]) -> bool:
+    """Whether its `compute_loss` returns the loss itself instead of wrapping the others'."""
+    mark = hook_implementations(cls).get("compute_loss")
+    return mark is not None and not mark["wrapper"]
+
+
+def check_method(cls: object, name: str) -> type[Method]:
+    """Return `cls` if it is a method whose hooks can be called as meant.
+
+    Raises:
+        UsageError: not a Method subclass, a hook name that does not exist, a signature that pluggy would not fill, or
+        a mark that
+            would break the order of calls; every fault on a line of its own.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise UsageError(f"{name}: {cls!r} is no method: it must be a subclass of augury.Method.")
+    problems = []
+    marks = hook_implementations(cls)
+    if not marks:
+        problems.append(f"{name}: implements no hook. Mark at least one of {', '.join(HOOKS)} with @augury.hookimpl.")
+    for hook, mark in marks.items():
+        if hook not in HOOKS:
+            problems.append(f"{name}: " + unknown("hook", hook, HOOKS, label="Hooks"))
+            continue
+        problems += [f"{name}: hook `{hook}` {fault}" for fault in _hook_faults(getattr(cls, hook), mark, hook)]
+    refuse_all(problems)
+    return cls
+
+
+def _hook_faults(function: Callable[..., Any], mark: Mapping[str, Any], hook: str) -> list[str]:
+    allowed = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    faults = []
+    for p in parameters:
+        if p.name not in allowed:
+            faults.append(f"has a parameter `{p.name}`; allowed: {', '.join(allowed)}.")
+        elif p.default is not p.empty:
+            faults.append(
+                f"gives its parameter `{p.name}` a default, so pluggy would never fill it. Remove the default."
+            )
+        elif p.kind is not p.POSITIONAL_OR_KEYWORD:
+            faults.append(f"takes `{p.name}` as {p.kind.description}; make it an ordinary parameter.")
+    if mark["tryfirst"] or mark["trylast"]:
+        faults.append("is marked tryfirst or trylast; the user's order is the order of calls. Remove the mark.")
+    if mark["hookwrapper"]:
+        faults.append("is an old-style hookwrapper; use hookimpl(wrapper=True).")
+    if mark["wrapper"] and not inspect.isgeneratorfunction(function):
+        faults.append("is a wrapper but never yields.")
+    if inspect.isgeneratorfunction(function) and not mark["wrapper"]:
+        faults.append("yields but is no wrapper. Mark it with hookimpl(wrapper=True).")
+    return faults

@@ -1,0 +1,86 @@
+"""Pictures as matplotlib figures, made without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from augury.batch import Batch
+
+
+def batch_picture(
+    batch: Batch, before: Tensor, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], columns: int = 8
+) -> Figure:
+    """What a batch became: the rows as the loader made them above, as the methods left them below, view by view.
+
+    Below each: the classes it is mixed from with their shares, its label smoothing and its pipeline, where they say
+    something.
+
+    Args:
+        batch: after `augment_batch`.
+        before: M x ch x H x W, its images before.
+        classes: names by label.
+        mean, std: of each channel, to undo the normalisation.
+        columns: how many images of each view to show.
+    """
+    slices = batch.view_slices()
+    columns = min(columns, len(batch) // batch.views)
+    figure = Figure(figsize=(1.5 * columns, 4.1 * batch.views), layout="constrained")
+    axes = figure.subplots(2 * batch.views, columns, squeeze=False)
+    for view, rows in enumerate(slices):
+        for column in range(columns):
+            row = rows.start + column
+            top, bottom = axes[2 * view][column], axes[2 * view + 1][column]
+            top.imshow(_displayable(before[row], mean, std), cmap="gray", vmin=0, vmax=1)
+            bottom.imshow(_displayable(batch.images[row], mean, std), cmap="gray", vmin=0, vmax=1)
+            top.set_title(f"view {view + 1}" if batch.views > 1 and column == 0 else "", fontsize=8, loc="left")
+            bottom.set_xlabel(_caption(batch, row, classes), fontsize=7)
+            for ax in (top, bottom):
+                ax.set(xticks=[], yticks=[])
+        axes[2 * view][0].set_ylabel("loaded", fontsize=8)
+        axes[2 * view + 1][0].set_ylabel("trained on", fontsize=8)
+    return figure
+
+
+def _displayable(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    image = image.float().cpu() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    image = image.clamp(0, 1).permute(1, 2, 0)
+    return (image[:, :, 0] if image.shape[2] == 1 else image).numpy()
+
+
+def _caption(batch: Batch, row: int, classes: Sequence[str]) -> str:
+    shares: dict[int, float] = {}
+    for label, weight in zip(batch.labels[row].tolist(), batch.weights[row].tolist(), strict=True):
+        shares[label] = shares.get(label, 0.0) + weight
+    kept = sorted(((share, label) for label, share in shares.items() if share >= 0.005), reverse=True)
+    lines = [f"{classes[label]} {share:.0%}" if len(kept) > 1 else classes[label] for share, label in kept]
+    smoothing = float((batch.weights[row] * batch.smoothing[row]).sum())
+    if smoothing > 0:
+        lines.append(f"ε = {smoothing:.2f}")
+    lines.append(batch.pipelines[int(batch.pipeline[row])])
+    return "\n".join(lines)
+
+
+def curves_picture(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
+    """Learning curves: one line a composition, the mean over seeds, with the range of the seeds shaded.
+
+    Args:
+        curves: composition -> for each seed, the value at each epoch.
+        title: what the values are.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    ax = figure.subplots()
+    for name, seeds in curves.items():
+        values = torch.tensor(seeds, dtype=torch.float64)
+        epochs = range(1, values.shape[1] + 1)
+        (line,) = ax.plot(epochs, values.mean(0), label=name, linewidth=1.5)
+        ax.fill_between(epochs, values.amin(0), values.amax(0), color=line.get_color(), alpha=0.12, linewidth=0)
+    ax.set(xlabel="epoch", ylabel=title)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return figure

@@ -1,0 +1,49 @@
+"""Counted randomness: every draw is a function of what it is for, so nothing has to be replayed to get it again.
+
+An image's transforms draw from (run seed, epoch, view, image); a method draws from (run seed, its name, step, rank).
+Adding a method therefore changes no other draw, and resuming needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import torch
+
+
+def derive(seed: int, *keys: int | str) -> int:
+    """A seed in [0, 2**63) that depends on `seed` and on every key, in order."""
+    text = repr((seed, *keys)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator on `device`, seeded by `derive`."""
+    return torch.Generator(device).manual_seed(derive(seed, *keys))
+
+
+class Draws:
+    """The random numbers of one method: reseeded when the step changes, so they depend on the step and on nothing
+    before it."""
+
+    def __init__(self, seed: int, name: str, rank: int, device: torch.device) -> None:
+        self._key = (seed, name, rank)
+        self._torch = torch.Generator(device)
+        self._host = random.Random()
+        self._torch_step: int | None = None
+        self._host_step: int | None = None
+
+    def torch(self, step: int) -> torch.Generator:
+        """The generator on the training device, for tensors."""
+        if step != self._torch_step:
+            self._torch.manual_seed(derive(*self._key, step, "device"))
+            self._torch_step = step
+        return self._torch
+
+    def host(self, step: int) -> random.Random:
+        """The generator on the host, for decisions that Python takes (reading a device's number would stall it)."""
+        if step != self._host_step:
+            self._host.seed(derive(*self._key, step, "host"))
+            self._host_step = step
+        return self._host

@@ -1,0 +1,248 @@
+"""One file of the register: its tables checked and read, and one table written.
+
+    [methods.NAME]     distribution, entry_point, versions, and optionally title, paper, hooks, summary
+    [aliases.NAME]     method, and optionally options: another name for a method with options of its own
+    [defaults.METHOD]  option = value: what the method's options are where a run does not say
+
+What is wrong in a file makes a line in its notes and counts for nothing; the rest of the file holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from augury.errors import AuguryError, UsageError, unknown
+
+Layer = Literal["built-in", "user", "project"]
+
+FILE_NAME = "registry.toml"
+# A method's name is typed on the command line (`isda:lambda_0=0.5`) and is part of the keys of a checkpoint.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+TABLES = ("methods", "aliases", "defaults")
+NAME_RULE = "a name is a letter, then letters, digits, - and _"
+_HEADER = "# Methods that you trust, and your aliases and defaults. `augury plugins trust NAME` adds a method.\n"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method as a register lists it.
+
+    Attributes:
+        name: what a run calls it.
+        distribution: the installable package that offers it.
+        entry_point: `module:Class`.
+        versions: PEP 440 range of the distribution's versions that are meant.
+        layer: whose register lists it.
+    """
+
+    name: str
+    distribution: str
+    entry_point: str
+    versions: str
+    title: str = ""
+    paper: str = ""
+    hooks: tuple[str, ...] = ()
+    summary: str = ""
+    layer: Layer = "user"
+
+    def table(self) -> dict[str, Any]:
+        """The entry as its table in a file says it, without what is empty."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "layer")}
+        return {key: list(value) if key == "hooks" else value for key, value in values.items() if value}
+
+
+_ENTRY_KEYS = tuple(f.name for f in fields(Entry) if f.name not in ("name", "layer"))
+_REQUIRED = ("distribution", "entry_point", "versions")
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name for a method, with options of its own."""
+
+    name: str
+    method: str
+    options: Mapping[str, Any]
+
+
+@dataclass
+class RegisterFile:
+    """What one file says, and a line for each thing in it that cannot be meant."""
+
+    label: str
+    methods: dict[str, Entry] = field(default_factory=dict)
+    aliases: dict[str, Alias] = field(default_factory=dict)
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keep a line that begins with the file's name."""
+        self.notes.append(one_line(f"{self.label}: {text}"))
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters, which files, metadata and exceptions may hold."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
+def read(path: Path, layer: Layer, label: str = "") -> RegisterFile:
+    """Read a register's file; one that does not exist says nothing, one that cannot be read says so in its notes."""
+    file = RegisterFile(label or str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return file
+    except (OSError, UnicodeDecodeError) as error:
+        file.note(f"cannot be read and is ignored: {error}")
+        return file
+    return parse(text, layer, file.label)
+
+
+def parse(text: str, layer: Layer, label: str) -> RegisterFile:
+    """Read the text of a register's file."""
+    file = RegisterFile(label)
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        file.note(f"is not valid TOML and is ignored: {error}")
+        return file
+    for key in sorted(data.keys() - set(TABLES)):
+        file.note(unknown("table", key, TABLES, label="Tables") + " It is ignored.")
+    for kind in TABLES:
+        tables = data.get(kind, {})
+        if not isinstance(tables, dict):
+            file.note(f"`{kind}` must be tables [{kind}.NAME], got {_kind(tables)}. It is ignored.")
+            continue
+        for name, table in tables.items():
+            try:
+                _read_table(file, kind, name, table, layer)
+            except ValueError as error:
+                file.note(f"[{kind}.{name}] {error} This table is ignored.")
+    return file
+
+
+def _read_table(file: RegisterFile, kind: str, name: str, table: Any, layer: Layer) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"has no name that can be used: {NAME_RULE}.")
+    if not isinstance(table, dict):
+        raise ValueError(f"must be a table, got {_kind(table)}.")
+    if kind == "methods":
+        file.methods[name] = _entry(name, table, layer)
+    elif kind == "aliases":
+        _check_keys(table, ("method", "options"), ("method",))
+        method, options = _text(table, "method"), table.get("options", {})
+        if not isinstance(options, dict):
+            raise ValueError(f"`options` must be a table of options, got {_kind(options)}.")
+        file.aliases[name] = Alias(name, method, options)
+    else:
+        file.defaults[name] = table
+
+
+def _entry(name: str, table: Mapping[str, Any], layer: Layer) -> Entry:
+    _check_keys(table, _ENTRY_KEYS, _REQUIRED)
+    texts = {key: _text(table, key) for key in table if key != "hooks"}
+    if not TARGET.fullmatch(texts["entry_point"]):
+        raise ValueError(f"`entry_point` must be module:Class, got {texts['entry_point']!r}.")
+    hooks = table.get("hooks", [])
+    if not (isinstance(hooks, list) and all(isinstance(hook, str) for hook in hooks)):
+        raise ValueError(f"`hooks` must be a list of names, got {hooks!r}.")
+    return Entry(name, hooks=tuple(hooks), layer=layer, **texts)
+
+
+def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], required: Iterable[str]) -> None:
+    for key in sorted(table.keys() - set(allowed)):
+        raise ValueError(f"has an {unknown('key', key, allowed, label='Keys')}")
+    for key in required:
+        if key not in table:
+            raise ValueError(f"lacks `{key}`.")
+
+
+def _text(table: Mapping[str, Any], key: str) -> str:
+    value = table[key]
+    if not isinstance(value, str):
+        raise ValueError(f"`{key}` must be a text, got {_kind(value)}.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"the {type(value).__name__} {value!r}"
+
+
+def add_entry(path: Path, entry: Entry) -> None:
+    """Write an entry into a register's file, in the place of one of the same name; the rest of the file stays as it is.
+
+    Raises:
+        UsageError: the file is not valid TOML, or lists the method in a form that cannot be replaced by its lines.
+        AuguryError: the file cannot be written.
+    """
+    # A file that is a link to another place stays one.
+    path = path.resolve()
+    try:
+        old = path.read_text(encoding="utf-8") if path.exists() else _HEADER
+        data = tomllib.loads(old)
+    except OSError as error:
+        raise AuguryError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid TOML: {one_line(str(error))}. Correct it, then try again.") from error
+    new = f"{_without_method(old, entry.name).rstrip()}\n\n{_to_toml(entry)}".lstrip()
+    if not _adds_only(data, new, entry):
+        raise UsageError(f"{path} is in a form that cannot be edited here. Write [methods.{entry.name}] in it by hand.")
+    _replace(path, new)
+
+
+def _to_toml(entry: Entry) -> str:
+    lines = [f"{key} = {_quoted(value)}" for key, value in entry.table().items()]
+    return "\n".join([f"[methods.{entry.name}]", *lines, ""])
+
+
+def _quoted(value: str | list[str]) -> str:
+    # JSON's quoting is TOML's, except that TOML forbids a bare DEL and pairs of surrogates.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _without_method(text: str, name: str) -> str:
+    """The text without the lines of [methods.NAME], up to the next table; comments stay."""
+    header = re.compile(rf"\s*\[\s*methods\s*\.\s*(['\"]?){re.escape(name)}\1\s*\]")
+    kept, inside = [], False
+    for line in text.splitlines(keepends=True):
+        if line.lstrip().startswith("["):
+            inside = header.match(line) is not None
+        if not inside or line.lstrip().startswith("#"):
+            kept.append(line)
+    return "".join(kept)
+
+
+def _adds_only(data: Mapping[str, Any], text: str, entry: Entry) -> bool:
+    """Whether the text says what `data` says, but for the entry."""
+    methods = data.get("methods", {})
+    try:
+        return isinstance(methods, dict) and tomllib.loads(text) == {
+            **data,
+            "methods": {**methods, entry.name: entry.table()},
+        }
+    except tomllib.TOMLDecodeError:
+        return False
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            if path.exists():
+                shutil.copymode(path, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise AuguryError(f"{path} cannot be written: {error.strerror}.") from error

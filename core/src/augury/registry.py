@@ -1,0 +1,269 @@
+"""The register: which methods exist, which of them may be imported, and under which names.
+
+Installed packages are found by their metadata, entry-point group `augury.methods`; a method's module is imported when
+a run names it and a register lists it. Two registers list methods: the built-in one and the user's. A project's
+`./registry.toml` may add aliases and defaults for what those list, and nothing else, so that a cloned folder cannot
+make anything run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from augury.discovery import GROUP, Claim, discover, mismatch, range_from, unusable
+from augury.errors import UsageError, unknown
+from augury.register_file import FILE_NAME, Alias, Entry, RegisterFile, add_entry, one_line
+from augury.register_file import parse as parse_file
+from augury.register_file import read as read_file
+
+if TYPE_CHECKING:
+    from augury.method import Method
+
+Status = Literal["ready", "not trusted", "not installed", "refused"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of one method's name without importing anything.
+
+    Attributes:
+        distribution, version, entry_point: the installed package that offers it; what is listed when none does.
+        entry: the register's entry that it answers to, None when it is not listed.
+        status: "ready" when a run may name it.
+        problem: one line that says why it is not ready and what to do, "" when it is.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    entry_point: str
+    entry: Entry | None
+    status: Status
+    problem: str = ""
+
+
+class Register:
+    """What is installed, held against what is listed."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, Sequence[Entry]],
+        claims: Mapping[str, Sequence[Claim]],
+        user_file: Path,
+        trust: Iterable[str] = (),
+    ) -> None:
+        """Hold claims against entries; most callers use `Register.load`.
+
+        Args:
+            entries: the entries of each name; an installed package must answer to one of them.
+            claims: the claims to each name.
+            user_file: where `trust` writes.
+            trust: names that are usable though no entry lists them.
+        """
+        self.notes: list[str] = []
+        self.aliases: dict[str, Alias] = {}
+        self.defaults: dict[str, dict[str, Any]] = {}
+        self.user_file = user_file
+        self._claims = claims
+        trust = set(trust)
+        for name in sorted(trust - claims.keys() - entries.keys()):
+            raise UsageError(unknown("method", name, claims, label="Installed"))
+        self._found = {
+            name: _judge(name, entries.get(name, ()), claims.get(name, ()), name in trust)
+            for name in sorted({*entries, *claims})
+        }
+        self._nameable = entries.keys() | trust
+
+    @classmethod
+    def load(cls, *, project: Path | None = None, user_file: Path | None = None, trust: Iterable[str] = ()) -> Register:
+        """Read the three layers and the metadata of what is installed.
+
+        Args:
+            project: folder whose `registry.toml` is the project's; the current one when None.
+            user_file: the user's register; `default_user_file()` when None.
+            trust: names that this register lets be imported though no layer lists them.
+
+        Raises:
+            UsageError: a name in `trust` is neither installed nor listed. What is wrong in a file or in an installed
+                package is a line in `notes` instead.
+        """
+        user_file = user_file or default_user_file()
+        built_in = _built_in()
+        user = read_file(user_file, "user")
+        label = f"./{FILE_NAME}" if project is None else ""
+        local = read_file((project or Path()) / FILE_NAME, "project", label)
+        claims, notes = discover()
+        entries: dict[str, list[Entry]] = {}
+        for entry in [*user.methods.values(), *built_in.methods.values()]:
+            entries.setdefault(entry.name, []).append(entry)
+        register = cls(entries, claims, user_file, trust)
+        register._add(user)
+        _refuse_methods(local, entries)
+        register._add(local)
+        register.notes = [*notes, *user.notes, *local.notes]
+        return register
+
+    def _add(self, file: RegisterFile) -> None:
+        """Take over a file's aliases and defaults, as far as they are for methods that the registers list."""
+        for alias in file.aliases.values():
+            if alias.name in self._found:
+                file.note(f"[aliases.{alias.name}] is ignored: a method has that name. Choose another.")
+            elif alias.method not in self._nameable:
+                problem = unknown("method", alias.method, self._nameable, label="Listed")
+                file.note(f"[aliases.{alias.name}] is ignored: {problem}")
+            else:
+                self.aliases[alias.name] = alias
+        for name, options in file.defaults.items():
+            if name not in self._nameable:
+                problem = unknown("method", name, self._nameable, label="Listed")
+                file.note(f"[defaults.{name}] is ignored: {problem}")
+            else:
+                self.defaults[name] = {**self.defaults.get(name, {}), **options}
+
+    def methods(self) -> list[Found]:
+        """Every method that is listed or installed, by name."""
+        return list(self._found.values())
+
+    def resolve(self, name: str) -> tuple[Found, dict[str, Any]]:
+        """Find the method that a name or an alias means, and the options that the registers give it.
+
+        Returns:
+            the method, and its options: the defaults, and over them the alias's own.
+
+        Raises:
+            UsageError: the name is unknown, or its method is not ready.
+        """
+        alias = self.aliases.get(name)
+        found = self._found.get(alias.method if alias else name)
+        if found is None:
+            ready = [f.name for f in self._found.values() if f.status == "ready"]
+            known = [*ready, *(a.name for a in self.aliases.values() if a.method in ready)]
+            raise UsageError(unknown("method", name, known, label="Installed and listed"))
+        if found.status != "ready":
+            raise UsageError(found.problem)
+        return found, {**self.defaults.get(found.name, {}), **(alias.options if alias else {})}
+
+    def load_class(self, name: str) -> type[Method]:
+        """Import one method's class, and nothing of any other.
+
+        Raises:
+            UsageError: the method cannot be resolved, its import fails in any way, or what it names is no method whose
+                hooks can be called as meant. Each line names the distribution.
+        """
+        found, _ = self.resolve(name)
+        source = f"{found.distribution} {found.version}"
+        try:
+            loaded = importlib.metadata.EntryPoint(found.name, found.entry_point, GROUP).load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module may even call sys.exit
+            reason = one_line(f"{type(error).__name__}: {error}").rstrip(".: ")
+            raise UsageError(
+                f"{found.name}: importing {found.entry_point} of {source} failed: {reason}. "
+                "Repair or uninstall that distribution; other methods are not affected."
+            ) from error
+
+        from augury.method import check_method  # imports torch
+
+        try:
+            return check_method(loaded, found.name)
+        except UsageError as error:
+            raise UsageError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from error
+
+    def candidate(self, name: str) -> Entry:
+        """The entry that `trust` would write for an installed method; its present entry if it is ready with one.
+
+        Raises:
+            UsageError: nothing installed offers the name, or what does cannot be listed: two distributions claim it, or
+                its metadata is not usable.
+        """
+        found, claims = self._found.get(name), self._claims.get(name, ())
+        if found is None:
+            raise UsageError(unknown("method", name, self._claims, label="Installed"))
+        if found.entry is not None and found.status == "ready":
+            return found.entry
+        if not claims or unusable(name, claims):
+            raise UsageError(found.problem)
+        claim = claims[0]
+        return Entry(name, claim.distribution, claim.entry_point, range_from(claim), summary=claim.summary)
+
+    def trust(self, name: str, user_file: Path | None = None) -> Entry:
+        """List an installed method in the user's register; nothing is written when it is listed and ready already.
+
+        Raises:
+            UsageError: as `candidate`, or the user's file is not one that can be edited.
+            AuguryError: the user's file cannot be written.
+        """
+        entry, found = self.candidate(name), self._found[name]
+        if found.status != "ready" or found.entry is None:
+            add_entry(user_file or self.user_file, entry)
+            self._found[name] = replace(found, entry=entry, status="ready", problem="")
+            self._nameable |= {name}
+        return entry
+
+
+def default_user_file() -> Path:
+    """The user's register: `registry.toml` in the folder AUGURY_CONFIG, else in the platform's configuration folder."""
+    folder = os.environ.get("AUGURY_CONFIG")
+    if folder:
+        return Path(folder).expanduser() / FILE_NAME
+    import platformdirs
+
+    return platformdirs.user_config_path("augury", appauthor=False) / FILE_NAME
+
+
+def _judge(name: str, entries: Sequence[Entry], claims: Sequence[Claim], trusted: bool) -> Found:
+    """Hold the claims to a name against its entries; one that is accepted is enough."""
+    if not claims:
+        entry = entries[0]
+        problem = f"{name}: {entry.distribution} is not installed. Install it with pip install {entry.distribution}."
+        return Found(name, entry.distribution, "", entry.entry_point, entry, "not installed", problem)
+    first = claims[0]
+    found = Found(name, first.distribution, first.version, first.entry_point, None, "ready")
+    fault = unusable(name, claims)
+    if fault:
+        distributions = " and ".join(dict.fromkeys(claim.distribution for claim in claims))
+        version = first.version if len(claims) == 1 else ""
+        problem = f"{name}: {fault}"
+        return replace(found, distribution=distributions, version=version, status="refused", problem=problem)
+    if not entries:
+        problem = (
+            f"{name}: {first} is installed but not listed. Trust it with `augury plugins trust {name}`, "
+            f"or with --trust {name} for one command."
+        )
+        return found if trusted else replace(found, status="not trusted", problem=problem)
+    problems = []
+    for entry in entries:
+        problem = mismatch(first, entry)
+        if not problem:
+            return replace(found, entry=entry)
+        problems.append(problem)
+    return replace(found, entry=entries[0], status="refused", problem=f"{name}: {problems[0]}")
+
+
+def _refuse_methods(local: RegisterFile, entries: Mapping[str, Sequence[Entry]]) -> None:
+    """Say in one line that a project's file lists methods otherwise than the user trusts them."""
+    others = [
+        name
+        for name, entry in local.methods.items()
+        if replace(entry, layer="user") not in [replace(listed, layer="user") for listed in entries.get(name, ())]
+    ]
+    if others:
+        names = ", ".join(f"`{name}`" for name in sorted(others))
+        local.note(
+            f"its entry for {names} is ignored: a project's register can neither trust a method nor point a listed one "
+            "elsewhere. To trust an installed package: `augury plugins trust NAME`."
+        )
+
+
+def _built_in() -> RegisterFile:
+    text = importlib.resources.files("augury").joinpath(FILE_NAME).read_text(encoding="utf-8")
+    file = parse_file(text, "built-in", "built-in register")
+    assert not file.notes, file.notes
+    return file

@@ -1,0 +1,180 @@
+"""What a hook may use of the run it takes part in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from augury.batch import Batch
+from augury.distributed import Ranks
+from augury.errors import UsageError
+from augury.randomness import Draws
+
+if TYPE_CHECKING:
+    from augury.method import Spec
+
+
+class Host(Protocol):
+    """What a trainer lends to the methods of its run; a hand-written loop may lend less."""
+
+    folder: Path | None
+
+    def loader(self, pipeline: str) -> Iterable[Batch]:
+        """One pass over the training images, each made by `pipeline`."""
+
+    def train_network(self, pipeline: str, key: str) -> nn.Module:
+        """Train a fresh network as the run trains its own, without methods, on the images of `pipeline`."""
+
+    def log_figure(self, name: str, figure: Any, step: int) -> None:
+        """Show a matplotlib figure wherever the run's figures go."""
+
+
+class Scalars:
+    """Means of what was logged since the last `flush`, kept on the device: logging never waits for it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        value = value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def flush(self) -> dict[str, float]:
+        """The means by name; forgets them."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+@dataclass
+class RunState:
+    """The one state behind every method's `Run`; the composition owns it, the trainer fills in what it lends."""
+
+    spec: Spec
+    seed: int
+    device: torch.device
+    ranks: Ranks
+    network: nn.Module | None = None
+    classifier: nn.Module | None = None
+    host: Host | None = None
+    step: int = 0
+    scalars: Scalars = field(default_factory=Scalars)
+
+
+class Run:
+    """A run as one method sees it. It reaches no other method, and not the trainer."""
+
+    def __init__(self, state: RunState, method: str) -> None:
+        self._state = state
+        self._method = method
+        self._draws = Draws(state.seed, method, state.ranks.rank, state.device)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps completed, from 0."""
+        return self._state.step
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self._fact("total_steps")
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, step / total_steps, in [0, 1]."""
+        return min(self.step / self.total_steps, 1.0)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed, from 0."""
+        return self.step // self._fact("steps_per_epoch")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole training."""
+        return -(-self.total_steps // self._fact("steps_per_epoch"))
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self._state.spec.num_classes
+
+    @property
+    def network(self) -> nn.Module:
+        """The network in training, images -> logits."""
+        return self._given(self._state.network, "network")
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The network's last layer, features -> logits; declare `linear_classifier` to be sure of it."""
+        return self._given(self._state.classifier, "classifier")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the training runs."""
+        return self._state.device
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together: sums and gathers over them."""
+        return self._state.ranks
+
+    @property
+    def generator(self) -> torch.Generator:
+        """This method's generator on the device; its draws depend on the run's seed, the method's name, the step and
+        the rank alone."""
+        return self._draws.torch(self.step)
+
+    @property
+    def random(self) -> random.Random:
+        """The same on the host, for what Python decides."""
+        return self._draws.host(self.step)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder, None where there is none."""
+        return self._state.host.folder if self._state.host else None
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Record a number; the epoch's row shows its mean as `<method>/<name>`. A tensor stays on its device until
+        then."""
+        self._state.scalars.add(f"{self._method}/{name}", value)
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Show a matplotlib figure as `<method>/<name>`; dropped where the loop has no place for figures."""
+        if self._state.host:
+            self._state.host.log_figure(f"{self._method}/{name}", figure, self.step)
+
+    def loader(self, pipeline: str) -> Iterable[Batch]:
+        """One pass over the training images, every row made by the pipeline of that name, one view, in the data set's
+        order."""
+        return self._host("the data").loader(pipeline)
+
+    def train_network(self, pipeline: str = "base") -> nn.Module:
+        """Train a fresh network as this run trains its own, without any method, on images of one pipeline; returns it
+        in eval mode."""
+        return self._host("a trainer").train_network(pipeline, self._method)
+
+    def _host(self, what: str) -> Host:
+        if self._state.host is None:
+            raise UsageError(
+                f"{self._method}: its pre-train stage needs {what}, and this loop lends none. "
+                "Give what it makes as an option."
+            )
+        return self._state.host
+
+    def _fact(self, name: str) -> int:
+        return self._given(getattr(self._state.spec, name), name)
+
+    def _given(self, value: Any, name: str) -> Any:
+        if value is None:
+            raise UsageError(f"{self._method}: needs `{name}`, which augury.compose(...) was not given. Pass {name}=….")
+        return value

@@ -1,0 +1,90 @@
+"""pydantic's errors, said in augury's form: object, value, what is allowed, what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from augury.errors import unknown
+
+
+class Strict(BaseModel):
+    """A model that refuses fields it does not know, and does not change once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def explain(error: ValidationError, model: type[BaseModel], subject: str, noun: str, example: str) -> list[str]:
+    """One line for each thing wrong.
+
+    Args:
+        error: what pydantic raised for `model`.
+        subject: what the line begins with, a method's name say.
+        noun: what a field is called there: "option", "key".
+        example: how to set a field, with places for `{path}` and `{value}`: "--set {path}={value}".
+    """
+    lines = []
+    for e in error.errors():
+        line = _line(dict(e), model, subject, noun)
+        default = _default_at(model, e["loc"])
+        if default is not None:
+            line += f" Set it with {example.format(path='.'.join(map(str, e['loc'])), value=default)}."
+        lines.append(line)
+    return lines
+
+
+def _line(e: dict[str, Any], model: type[BaseModel], subject: str, noun: str) -> str:
+    path = ".".join(str(part) for part in e["loc"])
+    if e["type"] == "extra_forbidden":
+        parent = _model_at(model, e["loc"][:-1])
+        known = list(parent.model_fields) if parent else []
+        return f"{subject}: " + unknown(noun, str(e["loc"][-1]), known, label=f"{noun.capitalize()}s")
+    got = "nothing" if e["type"] == "missing" else repr(e["input"]) if isinstance(e["input"], str) else f"{e['input']}"
+    what = f"{noun} `{path}`" if path else noun + "s"
+    return f"{subject}: {what} must be {_allowed(e)}, got {got[:80]}."
+
+
+def _allowed(e: dict[str, Any]) -> str:
+    context = e.get("ctx", {})
+    bounds = {
+        "greater_than_equal": (">=", "ge"),
+        "greater_than": (">", "gt"),
+        "less_than_equal": ("<=", "le"),
+        "less_than": ("<", "lt"),
+    }
+    if e["type"] in bounds:
+        sign, key = bounds[e["type"]]
+        return f"{sign} {context[key]:g}"
+    if e["type"] in ("literal_error", "enum"):
+        return f"one of {context['expected']}"
+    kind = e["type"].split("_")[0]
+    names = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "string": "text",
+        "missing": "given",
+    }
+    names |= {"list": "a list", "dict": "a table", "tuple": "a list", "finite": "a finite number"}
+    if kind in names:
+        return names[kind]
+    return str(e["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The model that `path` leads to, None where it leads to none."""
+    current: Any = model
+    for part in path:
+        field = current.model_fields.get(part)
+        current = field.annotation if field is not None else None
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            return None
+    return current
+
+
+def _default_at(model: type[BaseModel], path: tuple[Any, ...]) -> Any:
+    """The default of the field that `path` leads to, None where it has none."""
+    parent = _model_at(model, path[:-1])
+    field = parent.model_fields.get(path[-1]) if parent and path else None
+    return None if field is None or field.is_required() or field.default_factory is not None else field.default
