@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 PARTS     := core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 MANIFESTS := pyproject.toml $(PARTS:%=%/pyproject.toml)
 EDITABLE  := $(PARTS:%=-e ./%) -e '.[dev]'
-DEMO      := compare demo
+DEMO      := compare --dataset digits --with-each isda,dcutmix,agmax,resmooth --with dcutmix+isda --seeds 2 --output demo
 
 # Extra arguments for pytest: make unit PYTEST_ARGS="-k isda -x"
 PYTEST_ARGS ?=

@@ -37,9 +37,9 @@ def private_uses(source: str, public: frozenset[str]) -> Iterator[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             yield from (f"{node.lineno}: {a.value}" for a in node.args if names_augury(a))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
-            if node.attr not in public:
-                yield f"{node.lineno}: {node.value.id}.{node.attr}"
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in aliases and attribute not in public:
+                yield f"{node.lineno}: {name}.{attribute}"
 
 
 def names_augury(node: ast.expr) -> bool:

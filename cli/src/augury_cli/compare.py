@@ -50,7 +50,7 @@ def compare(
     from augury.experiment import compare as run_comparison
     from augury_cli.progress import Terminal
 
-    with Terminal(epochs=False, runs=(len(suite) + 1) * seeds) as terminal:
+    with Terminal(epochs=False) as terminal:
         comparison = run_comparison(config, suite, seeds=seeds, folder=output, register=register, reporter=terminal)
     _print(comparison)
 
@@ -81,6 +81,6 @@ def _print(comparison: Comparison) -> None:
         f"Mean ± standard deviation over {seeds} seeds, difference to the baseline of the same seed.", soft_wrap=True
     )
     typer.echo(
-        f"curves {comparison.folder}/curves.png, table {comparison.folder}/comparison.csv, "
-        f"runs {comparison.folder}/*/seed-*"
+        f"curves {comparison.folder}/curves.png, a batch {comparison.folder}/batch.png, "
+        f"table {comparison.folder}/comparison.csv, runs {comparison.folder}/*/seed-*"
     )

@@ -21,19 +21,17 @@ class _Rate(ProgressColumn):
 class Terminal:
     """A reporter (`augury.training.loop.Reporter`): a bar for the training at work, a line for each epoch if asked."""
 
-    def __init__(self, *, epochs: bool, runs: int = 1) -> None:
+    def __init__(self, *, epochs: bool) -> None:
         """Report to stderr.
 
         Args:
             epochs: print a line for each epoch; else one for each training.
-            runs: trainings to come, shown as a bar of their own when more than one.
         """
         self._console = Console(stderr=True)
         self._epochs = epochs
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
         live = self._console.is_terminal
         self._progress = Progress(*columns, console=self._console, transient=True, disable=not live)
-        self._whole = self._progress.add_task("runs", total=runs) if runs > 1 else None
         self._task: Any = None
         self._last: dict[str, Any] = {}
         self._what = ""
@@ -65,11 +63,6 @@ class Terminal:
         self._progress.remove_task(self._task)
         if not self._epochs and self._last:
             self._print(self._what, self._last)
-
-    def run_done(self) -> None:
-        """Count a finished run."""
-        if self._whole is not None:
-            self._progress.advance(self._whole)
 
     def _print(self, title: str, row: dict[str, Any]) -> None:
         parts = [title, f"train loss {row['train_loss']:.3f}"]

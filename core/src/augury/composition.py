@@ -129,7 +129,7 @@ class Composition(nn.Module):
             images.
         """
         views = [images] if isinstance(images, Tensor) else list(images)
-        problems = []
+        problems, classes = [], self.run.spec.num_classes
         if len(views) != self.views:
             needy = [name for name, method in self._members() if method.views > 1] or ["this composition"]
             problems.append(
@@ -140,6 +140,10 @@ class Composition(nn.Module):
             problems.append(
                 f"labels of shape {tuple(labels.shape)} do not fit images of {sizes}: one class for each image."
             )
+        # Reading labels on another device would make the host wait for it.
+        elif labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            found = f"{int(labels.min())} to {int(labels.max())}"
+            problems.append(f"labels must be in 0 to {classes - 1} (num_classes={classes}), got {found}.")
         for name, method in self._members():
             if len(labels) * len(views) < method.min_rows:
                 problems.append(
@@ -160,7 +164,11 @@ class Composition(nn.Module):
         """Let the methods prepare, once, before a fresh training; `host` lends what the stages need, if the run has
         none yet."""
         self.run.host = host or self.run.host
-        self._manager.hook.pre_train_stage(run=self.run)
+        self.run.in_stage = True
+        try:
+            self._manager.hook.pre_train_stage(run=self.run)
+        finally:
+            self.run.in_stage = False
 
     @torch.no_grad()
     def augment_batch(self, batch: Batch) -> None:
@@ -204,7 +212,12 @@ def _make(chosen: Chosen, spec: Spec, seed: int) -> Method:
     # Its initial weights depend on the seed and its name alone, and leave the network's draws as they were.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, chosen.name, "init"))
-        return chosen.cls(chosen.options, spec)
+        try:
+            return chosen.cls(chosen.options, spec)
+        except AuguryError:
+            raise
+        except Exception as error:
+            raise _named(error, chosen.name, "__init__") from error
 
 
 def _manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.PluginManager:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from augury.config import MethodConfig, RunConfig
+from augury.data.datasets import DataSet
 from augury.errors import UsageError, refuse_all
 from augury.pictures import curves_picture
 from augury.registry import Register
-from augury.training.loop import Reporter
+from augury.training.loop import Interrupted, Reporter
 from augury.training.plan import make_plan
 from augury.training.recorder import METRICS, read_rows
 from augury.training.trainer import CONFIG, Result, resume, train
@@ -74,7 +76,8 @@ def compare(
         config: settings of all runs; its seed is the first one, its methods are left out.
         compositions: (name, options) pairs by the composition's name.
         seeds: how many, counted up from `config.seed`.
-        folder: gets `<composition>/seed-<n>/`, `comparison.json`, `comparison.csv`, `curves.png`.
+        folder: gets `<composition>/seed-<n>/`, `comparison.json`, `comparison.csv`, `curves.png`, and as `batch.png`
+            what the last composition made of its first batch.
 
     Raises:
         UsageError: all that is wrong with any composition, before the first is trained.
@@ -91,19 +94,25 @@ def compare(
     refuse_all(problems)
     results: dict[str, list[Result]] = {name: [] for name in suite}
     # Seed by seed, so that what stands after an interruption compares compositions.
-    for seed in range(config.seed, config.seed + seeds):
-        for name, methods in suite.items():
-            run = _run_folder(folder, name, seed)
-            watcher = _Named(reporter, f"{name}, seed {seed}") if reporter else None
-            if (run / CONFIG).exists():
-                results[name].append(resume(run, register=register, reporter=watcher, data=data))
-            else:
-                results[name].append(
-                    train(_config(config, methods, seed), run, register=register, reporter=watcher, data=data)
-                )
+    runs = [(name, seed) for seed in range(config.seed, config.seed + seeds) for name in suite]
+    for number, (name, seed) in enumerate(runs, 1):
+        watcher = _Named(reporter, f"{number}/{len(runs)} {name}, seed {seed}") if reporter else None
+        wanted = _config(config, suite[name], seed)
+        try:
+            results[name].append(_finish(wanted, _run_folder(folder, name, seed), register, watcher, data))
+        except Interrupted:
+            raise Interrupted("interrupted; what was done is kept. Go on with the same command.") from None
     comparison = _summarise(results, folder)
     _write(comparison, results)
     return comparison
+
+
+def _finish(
+    config: RunConfig, folder: Path, register: Register | None, reporter: Reporter | None, data: DataSet | None
+) -> Result:
+    if (folder / CONFIG).exists():
+        return resume(folder, register=register, reporter=reporter, data=data)
+    return train(config, folder, register=register, reporter=reporter, data=data)
 
 
 class _Named:
@@ -179,3 +188,5 @@ def _write(comparison: Comparison, results: Mapping[str, Sequence[Result]]) -> N
         for name, runs in results.items()
     }
     curves_picture(curves, "validation top-1 / %").savefig(folder / "curves.png", dpi=120)
+    *_, last = results.values()
+    shutil.copyfile(Path(last[0].folder) / "figures" / "batch.png", folder / "batch.png")

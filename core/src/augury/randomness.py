@@ -31,17 +31,17 @@ class Draws:
         self._key = (seed, name, rank)
         self._torch = torch.Generator(device)
         self._host = random.Random()
-        self._torch_step: int | None = None
-        self._host_step: int | None = None
+        self._torch_step: int | str | None = None
+        self._host_step: int | str | None = None
 
-    def torch(self, step: int) -> torch.Generator:
+    def torch(self, step: int | str) -> torch.Generator:
         """The generator on the training device, for tensors."""
         if step != self._torch_step:
             self._torch.manual_seed(derive(*self._key, step, "device"))
             self._torch_step = step
         return self._torch
 
-    def host(self, step: int) -> random.Random:
+    def host(self, step: int | str) -> random.Random:
         """The generator on the host, for decisions that Python takes (reading a device's number would stall it)."""
         if step != self._host_step:
             self._host.seed(derive(*self._key, step, "host"))

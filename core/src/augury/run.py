@@ -66,7 +66,13 @@ class RunState:
     classifier: nn.Module | None = None
     host: Host | None = None
     step: int = 0
+    in_stage: bool = False
     scalars: Scalars = field(default_factory=Scalars)
+
+    @property
+    def draws_for(self) -> int | str:
+        """What draws are counted by: the step, or the pre-train stage, which must leave the first step's draws alone."""
+        return "stage" if self.in_stage else self.step
 
 
 class Run:
@@ -131,12 +137,12 @@ class Run:
     def generator(self) -> torch.Generator:
         """This method's generator on the device; its draws depend on the run's seed, the method's name, the step and
         the rank alone."""
-        return self._draws.torch(self.step)
+        return self._draws.torch(self._state.draws_for)
 
     @property
     def random(self) -> random.Random:
         """The same on the host, for what Python decides."""
-        return self._draws.host(self.step)
+        return self._draws.host(self._state.draws_for)
 
     @property
     def folder(self) -> Path | None:
