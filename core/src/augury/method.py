@@ -134,6 +134,8 @@ def check_method(cls: object, name: str) -> type[Method]:
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise UsageError(f"{name}: {cls!r} is no method: it must be a subclass of augury.Method.")
     problems = []
+    if hasattr(nn.ModuleDict, name):
+        problems.append(f"{name}: torch's modules use this name themselves. Give the method another.")
     marks = hook_implementations(cls)
     if not marks:
         problems.append(f"{name}: implements no hook. Mark at least one of {', '.join(HOOKS)} with @augury.hookimpl.")

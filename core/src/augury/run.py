@@ -71,7 +71,7 @@ class RunState:
 
     @property
     def draws_for(self) -> int | str:
-        """What draws are counted by: the step, or the pre-train stage, which must leave the first step's draws alone."""
+        """What draws are counted by: the step, or the pre-train stage, which leaves the first step's draws alone."""
         return "stage" if self.in_stage else self.step
 
 
