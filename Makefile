@@ -8,7 +8,10 @@ STAMP  := $(VENV)/.installed
 PARTS     := core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 MANIFESTS := pyproject.toml $(PARTS:%=%/pyproject.toml)
 EDITABLE  := $(PARTS:%=-e ./%) -e '.[dev]'
-DEMO      := compare --dataset digits --with-each isda,dcutmix,agmax,resmooth --with dcutmix+isda --seeds 2 --output demo
+# Ten images of each class, so that the methods have something to do; digits are never mirrored.
+DEMO      := compare --dataset digits --model resnet20_cifar --with-each isda,dcutmix,agmax,resmooth \
+             --with resmooth+dcutmix+isda+agmax --seeds 2 --set data.images_per_class=10 \
+             --set "data.augmented=crop:1 cutout:3" --set optim.batch_size=50 --set optim.epochs=60 --output demo
 
 # Extra arguments for pytest: make unit PYTEST_ARGS="-k isda -x"
 PYTEST_ARGS ?=

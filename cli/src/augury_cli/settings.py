@@ -53,7 +53,12 @@ def read_settings(
         values["methods"] = [{"name": name, "options": options} for name, options in map(parse_method, methods)]
     for assignment in assignments or []:
         assign_text(values, assignment)
-    return read_config(values, subject=str(recipe) if recipe else "config")
+    config = read_config(values, subject=str(recipe) if recipe else "config")
+    if Path(config.data.dataset).is_dir():
+        # A run must find its images again from whatever folder it is resumed.
+        data = config.data.model_copy(update={"dataset": str(Path(config.data.dataset).resolve())})
+        config = config.model_copy(update={"data": data})
+    return config
 
 
 def open_register(names: list[str], trust: list[str] | None) -> Register:

@@ -24,7 +24,7 @@ from augury.errors import AuguryError, UsageError, unknown
 Layer = Literal["built-in", "user", "project"]
 
 FILE_NAME = "registry.toml"
-# A method's name is typed on the command line (`isda:lambda_0=0.5`) and is part of the keys of a checkpoint.
+# A method's name is typed on the command line (`name:option=value`) and is part of the keys of a checkpoint.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 TABLES = ("methods", "aliases", "defaults")

@@ -16,8 +16,8 @@ from augury_isda.functional import conditional_logits, update_
 class ISDA(augury.Method):
     """Implicit semantic data augmentation (arXiv 1909.12220): features varied along their class's covariance.
 
-    State: `mean` C x A, `covariance` C x A x A (C x A when diagonal) and `count` C, over all processes' rows so far. All
-    float32, which every device has, and in which a count is exact up to 16.7 million rows of a class.
+    State: `mean` C x A, `covariance` C x A x A (C x A when diagonal) and `count` C, over all processes' rows so far.
+    All float32, which every device has, and in which a count is exact up to 16.7 million rows of a class.
     """
 
     class Options(augury.Options):
