@@ -17,6 +17,9 @@ DEMO      := compare --dataset digits --model resnet20_cifar --with-each isda,dc
 PYTEST_ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# Where Python may not keep its bytecode, every start would compile torch and all it brings anew: 15 s instead of 5.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
+
 # uv never fetches a Python of its own, and waits for large wheels on slow lines.
 export UV_PYTHON_DOWNLOADS = never
 export UV_HTTP_TIMEOUT ?= 300
@@ -32,7 +35,7 @@ install: $(STAMP) ## augury, its methods and the developers' tools in .venv (PYT
 
 $(STAMP): $(MANIFESTS) constraints.txt | $(UV)
 	@echo "== install"
-	$(UV) pip install --python $(BIN)/python -c constraints.txt --build-constraints constraints.txt $(EDITABLE)
+	$(UV) pip install --python $(BIN)/python $(COMPILE) -c constraints.txt --build-constraints constraints.txt $(EDITABLE)
 	@touch $@
 
 # A venv that could not be completed is removed, so that the next try starts afresh.

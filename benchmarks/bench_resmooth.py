@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from augury_resmooth.functional import FIT, posterior
+from augury_resmooth.functional import FIT, Mixture, posterior
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -33,19 +33,16 @@ def seconds(call: Callable[[Tensor], Tensor], losses: Tensor) -> float:
 
 def bench() -> list[dict[str, Any]]:
     """One row."""
-    mixture = fitted_mixture()
-    order = mixture.means_[:, 0].argsort()
-    inside = int(order[0])
-    state = [
-        torch.from_numpy(part[order].copy())
-        for part in (mixture.weights_, mixture.means_[:, 0], mixture.covariances_[:, 0, 0])
-    ]
+    fitted = fitted_mixture()
+    order = fitted.means_[:, 0].argsort()
+    parts = (fitted.weights_, fitted.means_[:, 0], fitted.covariances_[:, 0, 0])
+    mixture = Mixture(*((float(part[order[0]]), float(part[order[1]])) for part in parts))
 
     def ours(losses: Tensor) -> Tensor:
-        return posterior(losses, *state)
+        return posterior(losses, mixture)
 
     def reference(losses: Tensor) -> Tensor:
-        return torch.from_numpy(mixture.predict_proba(losses.cpu().numpy()[:, None])[:, inside]).to(losses.device)
+        return torch.from_numpy(fitted.predict_proba(losses.cpu().numpy()[:, None])[:, order[0]]).to(losses.device)
 
     losses = -12 + 14 * torch.rand(N, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():

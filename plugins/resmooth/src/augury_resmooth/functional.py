@@ -33,8 +33,8 @@ class Mixture(NamedTuple):
         """What keeps it from being such a mixture, None when nothing does."""
         if not all(math.isfinite(number) for pair in self for number in pair):
             return "finite numbers"
-        if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-3:
-            return "a mixture whose weights sum to 1"
+        if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-3:
+            return "a mixture whose weights are > 0 and sum to 1"
         if self.means[0] > self.means[1]:
             return "a mixture whose first component (ID) has the smaller mean"
         return None if min(self.variances) > 0 else "a mixture with variances > 0"
@@ -77,21 +77,25 @@ def fit_mixture(losses: Tensor, seed: int) -> Mixture:
     return Mixture(*((float(part[order[0]]), float(part[order[1]])) for part in parts))
 
 
-def posterior(losses: Tensor, weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
-    """P(ID | loss) in closed form: the sigmoid of the difference of the components' log-densities, safe from underflow.
+def posterior(losses: Tensor, mixture: Mixture) -> Tensor:
+    """P(ID | loss) in closed form on the losses' device: the sigmoid of the log-odds, which are quadratic in the log-loss.
+
+    With d = loss - mean_ID and s = mean_ID - mean_OOD the log-odds are
+    log(w_ID / w_OOD) + 1/2 log(v_OOD / v_ID) - d^2 / (2 v_ID) + (d + s)^2 / (2 v_OOD).
 
     Args:
         losses: M log-losses.
-        weights, means, variances: 2 each, ID first. In float64 the posterior is scikit-learn's to 1e-6 for any mixture;
-            in float32 the difference of two large exponents may be off.
+        mixture: the six numbers, on the host.
 
     Returns:
-        M probabilities of the mixture's dtype; NaN where the loss is not finite.
+        M float64; 0 where the loss is not finite, which is no loss of an image in distribution.
     """
-    squares = (losses.to(means.dtype).unsqueeze(1) - means).square()
-    log_densities = torch.addcdiv((weights * variances.rsqrt()).log(), squares, variances, value=-0.5)
-    inside, outside = log_densities.unbind(1)
-    return torch.sigmoid(inside - outside)
+    (w_in, w_out), (mean_in, mean_out), (v_in, v_out) = mixture
+    shift = mean_in - mean_out
+    constant = math.log(w_in / w_out) + (math.log(v_out / v_in) + shift * shift / v_out) / 2
+    d = losses.double() - mean_in
+    log_odds = (d * ((1 / v_out - 1 / v_in) / 2)).add_(shift / v_out).mul_(d).add_(constant)
+    return log_odds.sigmoid_().masked_fill_(~d.isfinite(), 0.0)
 
 
 def smoothing(posterior: Tensor, base: Tensor, smooth_org: float, smooth_aug: float) -> Tensor:

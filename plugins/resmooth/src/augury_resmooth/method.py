@@ -81,9 +81,9 @@ class ReSmooth(augury.Method):
         super().__init__(options, spec)
         # Built now, whether or not a stage will run, so that a checkpoint finds it in its place.
         self.frozen = self.freeze(self._untrained() if options.frozen is None else options.frozen)
-        self._fitted = False
-        mixture = options.mixture or Mixture(*[(float("nan"), float("nan"))] * 3)
-        for name, pair in mixture._asdict().items():
+        self._read: Mixture | None = None
+        unfitted = Mixture(*[(float("nan"), float("nan"))] * 3)
+        for name, pair in (options.mixture or unfitted)._asdict().items():
             self.register_buffer(name, torch.tensor(pair, dtype=torch.float64))
         self.register_buffer("histogram", torch.zeros(BINS, dtype=torch.int64))
 
@@ -124,6 +124,7 @@ class ReSmooth(augury.Method):
             buffer = getattr(self, name)
             # Each process draws its own start for the fit.
             buffer.copy_(_first(run.ranks, buffer.new_tensor(pair)))
+        self._read = None
         run.log_figure("losses", losses_figure(base, augmented, mixture))
 
     def _pass(self, run: augury.Run, pipeline: str) -> Tensor:
@@ -154,9 +155,8 @@ class ReSmooth(augury.Method):
     @augury.hookimpl
     def augment_batch(self, batch: augury.Batch, run: augury.Run) -> None:
         """Smooth the labels of rows, and weigh base and augmented rows as `prob` says."""
-        self._refuse_unfitted()
         base = batch.made_by("base")
-        id_probability = self._posterior(batch, base)
+        id_probability = self._posterior(batch, base, self._mixture())
         counts = run.ranks.sum(_counts(id_probability, base))
         self.histogram += counts[:BINS]
         epsilon = smoothing(id_probability, base, self.options.smooth_org, self.options.smooth_aug)
@@ -166,24 +166,31 @@ class ReSmooth(augury.Method):
         batch.row_weights = batch.row_weights * balance(base, self.options.prob, counts[BINS], rows)
         run.log("smoothing", epsilon.mean())
 
-    def _refuse_unfitted(self) -> None:
-        # Reading a buffer waits for the device: once is enough.
-        if not self._fitted and bool(self.means.isnan().any()):
+    def _mixture(self) -> Mixture:
+        """The six numbers in the buffers, read from the device once."""
+        if self._read is None:
+            pairs = torch.stack([self.weights, self.means, self.variances]).tolist()
+            self._read = Mixture(*((first, second) for first, second in pairs))
+        if self._read.fault():
             raise augury.UsageError(
                 "resmooth: its mixture is not fitted. Call methods.pre_train_stage(host) before training, or pass both "
                 "`frozen` and `mixture`."
             )
-        self._fitted = True
+        return self._read
 
-    def _posterior(self, batch: augury.Batch, base: Tensor) -> Tensor:
-        """P(ID) of the batch's augmented rows, M float64; a row whose loss is not finite is out of distribution."""
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._read = None
+
+    def _posterior(self, batch: augury.Batch, base: Tensor, mixture: Mixture) -> Tensor:
+        """P(ID) of the batch's augmented rows, M float64."""
         # Choosing rows makes the host wait for an accelerator, so there base rows pass through the network as well.
         on_cpu = batch.device.type == "cpu"
         rows = (~base).nonzero().squeeze(1) if on_cpu else torch.arange(len(base), device=batch.device)
-        found = torch.ones(len(base), dtype=self.means.dtype, device=batch.device)
+        found = torch.ones(len(base), dtype=torch.float64, device=batch.device)
         if len(rows):
             losses = self._log_losses(batch.images[rows], batch.labels[rows], batch.weights[rows])
-            found[rows] = posterior(losses, self.weights, self.means, self.variances).nan_to_num(0.0)
+            found[rows] = posterior(losses, mixture)
         return found
 
     @augury.hookimpl
