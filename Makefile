@@ -8,10 +8,11 @@ STAMP  := $(VENV)/.installed
 PARTS     := core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 MANIFESTS := pyproject.toml $(PARTS:%=%/pyproject.toml)
 EDITABLE  := $(PARTS:%=-e ./%) -e '.[dev]'
-# Ten images of each class, so that the methods have something to do; digits are never mirrored.
+# Twenty images of each class, so that the table shows differences.
 DEMO      := compare --dataset digits --model resnet20_cifar --with-each isda,dcutmix,agmax,resmooth \
-             --with resmooth+dcutmix+isda+agmax --seeds 2 --set data.images_per_class=10 \
-             --set "data.augmented=crop:1 cutout:3" --set optim.batch_size=50 --set optim.epochs=60 --output demo
+             --with resmooth+dcutmix+isda+agmax --seeds 2 --set data.images_per_class=20 \
+             --set "data.augmented=crop:1 cutout:3" --set optim.batch_size=50 --set optim.epochs=40 \
+             --set optim.lr=0.03 --set optim.warmup_epochs=5 --output demo
 
 # Extra arguments for pytest: make unit PYTEST_ARGS="-k isda -x"
 PYTEST_ARGS ?=

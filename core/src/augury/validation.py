@@ -39,7 +39,8 @@ def _line(e: dict[str, Any], model: type[BaseModel], subject: str, noun: str) ->
     if e["type"] == "extra_forbidden":
         parent = _model_at(model, e["loc"][:-1])
         known = list(parent.model_fields) if parent else []
-        return f"{subject}: " + unknown(noun, str(e["loc"][-1]), known, label=f"{noun.capitalize()}s")
+        where = "".join(f"{part}: " for part in e["loc"][:-1])
+        return f"{subject}: {where}" + unknown(noun, str(e["loc"][-1]), known, label=f"{noun.capitalize()}s")
     got = "nothing" if e["type"] == "missing" else repr(e["input"]) if isinstance(e["input"], str) else f"{e['input']}"
     what = f"{noun} `{path}`" if path else noun + "s"
     return f"{subject}: {what} must be {_allowed(e)}, got {got[:80]}."

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 32 * 2**20
 """Size of the largest tensor of a block of slots: a few covariances, still in the cache when they are multiplied."""
 
 KEEP_BYTES = 512 * 2**20
