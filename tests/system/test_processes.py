@@ -64,6 +64,8 @@ def part(batch: Batch, rank: int, size: int) -> Batch:
 
 def train(rank: int, size: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    # Before the processes know of each other: each makes the same whole batches.
+    batches = augmented_batches()
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     torch.manual_seed(1)
@@ -75,7 +77,7 @@ def train(rank: int, size: int, folder: Path) -> None:
     optimizer = torch.optim.SGD(step.parameters(), lr=0.2, momentum=0.9)
     losses: list[float] = []
     gradients: dict[str, Tensor] = {}
-    for batch in augmented_batches():
+    for batch in batches:
         loss, _ = step(part(batch, rank, size))
         loss.backward()
         gradients = {name: p.grad.clone() for name, p in [*network.named_parameters(), *methods.named_parameters()]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 import augury
+from augury.config import read_config, read_recipe
+from augury.training.plan import make_plan
 from augury_dcutmix import DCutMix
 from augury_dcutmix.functional import sample_sticks, shares_of_sticks
 
@@ -233,3 +237,9 @@ def test_it_has_no_state_and_needs_one_view() -> None:
     assert list(methods.state_dict()) == ["step"]
     assert methods.views == 1
     assert DCutMix.mixes
+
+
+def test_the_recipe_is_one_that_can_run() -> None:
+    path = Path(inspect.getfile(DCutMix)).parent / "recipes" / "digits.toml"
+    plan = make_plan(read_config(read_recipe(path)))
+    assert [(c.name, c.options) for c in plan.chosen] == [("dcutmix", DCutMix.Options())]

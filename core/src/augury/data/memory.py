@@ -97,15 +97,14 @@ class MemoryLoader:
         )
 
     def _assign(self, rows: int, epoch: int, step: int) -> dict[str, Tensor]:
-        """Which rows each pipeline makes: round(share * rows) of them, up to what the pipelines before it left over."""
-        order = torch.randperm(rows, generator=generator(self._seed, "pipelines", epoch, step, self._ranks.rank))
-        order = order.to(self._device, non_blocking=True)
+        """Which rows each pipeline makes: round(share * rows) of them, the last one what is left over."""
         names = [name for name, share in self._shares.items() if share > 0]
-        assigned, at = {}, 0
-        for name in names:
-            end = rows if name == names[-1] else min(rows, at + round(self._shares[name] * rows))
-            assigned[name], at = order[at:end], end
-        return assigned
+        if len(names) == 1:
+            return {names[0]: torch.arange(rows, device=self._device)}
+        order = torch.randperm(rows, generator=generator(self._seed, "pipelines", epoch, step, self._ranks.rank))
+        counts = [round(self._shares[name] * rows) for name in names[:-1]]
+        parts = order.to(self._device, non_blocking=True).split([*counts, rows - sum(counts)])
+        return dict(zip(names, parts, strict=True))
 
     def _batch(self, indices: Tensor, uniforms: Tensor, made_by: Mapping[str, Tensor]) -> Batch:
         rows = indices.repeat(self._views)

@@ -1,6 +1,6 @@
-"""AgMax's mathematics: the mutual information of two views' predictions as entropies and an agreement.
+"""AgMax's mathematics: the mutual information of two views' predictions as entropies and a disagreement.
 
-Letters in shapes: M rows (two views, view-major), C classes.
+Letters in shapes: N images, S sets of predictions for them, C classes.
 """
 
 from __future__ import annotations
@@ -26,21 +26,24 @@ def q_units(num_classes: int) -> int:
 
 
 def marginal_entropy(probabilities: Tensor, mean_over_processes: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-    """Entropy in nats of the mean prediction over the rows of all processes.
+    """Entropy of each set's mean prediction over the images of all processes: H(p), p clamped to float64's epsilon.
 
     Args:
-        probabilities: R x C.
-        mean_over_processes: differentiable mean of a C vector over processes.
+        probabilities: S x N x C, this process's.
+        mean_over_processes: differentiable mean of an S x C tensor over processes.
+
+    Returns:
+        S entropies in nats, at most log C.
     """
-    marginal = mean_over_processes(probabilities.mean(0)).clamp_min(TINY)
-    return -(marginal * marginal.log()).sum()
+    marginals = mean_over_processes(probabilities.mean(1)).clamp_min(TINY)
+    return -(marginals * marginals.log()).sum(1)
 
 
-def disagreement(predicted: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Mean over both views, all rows and classes of |q - p|.
+def disagreement(predicted: Tensor, views: Tensor) -> Tensor:
+    """Mean absolute difference between the Q-network's prediction and each view's, over views, images and classes.
 
     Args:
-        predicted: R x C, softmax of the Q-network's output.
-        first, second: R x C, softmax of each view's logits.
+        predicted: N x C probabilities, of the Q-network.
+        views: S x N x C probabilities, of each view.
     """
-    return 0.5 * ((predicted - first).abs().mean() + (predicted - second).abs().mean())
+    return (predicted - views).abs().mean()

@@ -52,11 +52,11 @@ class AgMax(augury.Method):
     ) -> Generator[None, Tensor, Tensor]:
         """Add the mutual information's terms to what the criterion makes of both views."""
         loss = yield
-        first, second = (output.logits[rows] for rows in batch.view_slices())
-        predicted = self.q(torch.cat([first, second], 1)).softmax(1)
-        first, second = first.softmax(1), second.softmax(1)
-        entropy = sum(marginal_entropy(p, run.ranks.mean) for p in (first, second, predicted)) / 3
-        distance = disagreement(predicted, first, second)
+        logits = output.logits.to(next(self.q.parameters())).unflatten(0, (batch.views, -1))
+        predicted = self.q(torch.cat(tuple(logits), 1))
+        probabilities = torch.cat([logits, predicted[None]]).softmax(2)
+        entropy = marginal_entropy(probabilities, run.ranks.mean).mean()
+        distance = disagreement(probabilities[-1], probabilities[:-1])
         run.log("entropy", entropy)
         run.log("disagreement", distance)
         return loss - entropy + self.options.dl_weight * distance

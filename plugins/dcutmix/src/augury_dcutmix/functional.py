@@ -114,13 +114,9 @@ def paste(images: Tensor, sources: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         M x ch x H x W.
     """
-    channels, height, width = images.shape[1:]
-    owners = pixel_owners(boxes, height, width).flatten(1)
-    origins = sources.gather(1, owners)
-    # Where each value lies in memory: on a CPU twice as fast as images.gather(0, origins).
-    within = torch.arange(channels * height * width, device=images.device).view(channels, -1)
-    places = origins[:, None] * within.numel() + within
-    return images.flatten().index_select(0, places.flatten()).view_as(images)
+    owners = pixel_owners(boxes, *images.shape[-2:])
+    origins = sources.gather(1, owners.flatten(1)).view_as(owners)
+    return images.gather(0, origins[:, None].expand_as(images))
 
 
 def blend(images: Tensor, sources: Tensor, shares: Tensor) -> Tensor:

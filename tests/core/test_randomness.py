@@ -1,0 +1,67 @@
+"""Counted randomness: a draw is a function of what it is for, and of nothing that was drawn before."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from augury.randomness import Draws, derive, generator
+
+CPU = torch.device("cpu")
+
+
+def test_a_derived_seed_depends_on_the_seed_and_on_every_key_in_order() -> None:
+    keys = [(), (0,), (1,), ("1",), (0, 1), (1, 0), ("isda",), ("isda", 0), ("isda0",), ("is", "da")]
+    seeds = [derive(seed, *key) for seed in (0, 1) for key in keys]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_derived_seeds_are_those_of_every_machine_and_version() -> None:
+    """A run started before an update must go on with the same draws after it."""
+    assert derive(0, "isda", 0, 1) == 3406494043440606046
+    assert derive(2**32 - 1, 3, 0, 17) == 5690463246764119834
+
+
+def test_a_generator_is_its_keys() -> None:
+    first, again, other = (torch.rand(4, generator=generator(0, "x", n)) for n in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def numbers(draws: Draws, step: int | str) -> tuple[list[float], float]:
+    return torch.rand(3, generator=draws.torch(step)).tolist(), draws.host(step).random()
+
+
+def test_draws_go_on_within_a_step_and_start_anew_with_the_next() -> None:
+    draws = Draws(0, "isda", 0, CPU)
+    first, more = numbers(draws, 5), numbers(draws, 5)
+    later = numbers(draws, 6)
+    assert len({str(n) for n in (first, more, later)}) == 3
+    assert numbers(draws, 5) == first, "no memory of what was drawn before"
+    assert numbers(Draws(0, "isda", 0, CPU), 6) == later, "nor of steps that were taken"
+
+
+@pytest.mark.parametrize("other", [(1, "isda", 0), (0, "agmax", 0), (0, "isda", 1)], ids=["seed", "name", "rank"])
+def test_another_seed_name_or_rank_draws_other_numbers(other: tuple[int, str, int]) -> None:
+    (tensor, host), (other_tensor, other_host) = numbers(Draws(0, "isda", 0, CPU), 3), numbers(Draws(*other, CPU), 3)
+    assert tensor != other_tensor
+    assert host != other_host
+
+
+def test_the_stage_leaves_the_first_steps_draws_alone() -> None:
+    draws = Draws(0, "resmooth", 0, CPU)
+    stage = numbers(draws, "stage")
+    assert numbers(draws, 0) == numbers(Draws(0, "resmooth", 0, CPU), 0)
+    assert stage != numbers(Draws(0, "resmooth", 0, CPU), 0)
+
+
+def test_the_device_and_the_host_draw_apart_and_no_global_generator_moves() -> None:
+    torch_state, host_state = torch.get_rng_state(), random.getstate()
+    alone, both = Draws(0, "isda", 0, CPU), Draws(0, "isda", 0, CPU)
+    both.host(0).random()
+    assert torch.equal(torch.rand(3, generator=both.torch(0)), torch.rand(3, generator=alone.torch(0)))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert random.getstate() == host_state
