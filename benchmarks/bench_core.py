@@ -45,7 +45,9 @@ def plain_epoch(network: torch.nn.Module, optimizer: torch.optim.Optimizer, data
 
 
 def throughput(model: str, device: str) -> dict[str, Any]:
-    """Training throughput of both, epoch by epoch in turn, in one process."""
+    """Training throughput of both, epoch by epoch in turn, in one process and, on the CPU, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     config = read_config(
         {"device": device, "model": {"name": model}, "optim": {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.05}}
     )
@@ -63,11 +65,12 @@ def throughput(model: str, device: str) -> dict[str, Any]:
     loop: Loop = Trainer(plan).loop
     loop.on_augmented = None
     loop.run(plain)
+    torch.set_num_threads(threads)
     # The first epoch of each warms up.
     ratios = [p / a for p, a in zip(seconds["plain"][1:], seconds["augury"][1:], strict=True)]
     rate = len(plan.data.train) // BATCH * BATCH / statistics.median(seconds["augury"][1:])
     return {
-        "what": f"images/s of a run without methods against a plain loop ({model}, digits, batch {BATCH}, {device})",
+        "what": f"images/s of a run without methods against a plain loop ({model}, digits, batch {BATCH}, {device}, 1 thread)",
         "ratio": statistics.median(ratios),
         "unit": "× as fast",
         "at_least": 0.95,

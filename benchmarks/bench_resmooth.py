@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from augury_resmooth.functional import FIT, Mixture, posterior
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
+
+from augury_resmooth.functional import FIT, Mixture, posterior
 
 N, REPEATS, CALLS = 256, 40, 20
 

@@ -99,6 +99,10 @@ def conflicts(chosen: Sequence[Chosen]) -> list[str]:
     problems = [
         f"{name} is named {n} times; name it once." for name, n in Counter(c.name for c in chosen).items() if n > 1
     ]
+    views = {c.name: c.cls.views for c in chosen if c.cls.views > 1}
+    if len(set(views.values())) > 1:
+        told = " and ".join(f"{name} needs {n}" for name, n in views.items())
+        problems.append(f"{told} views of each image; a composition has one number of views.")
     replacing = [c.name for c in chosen if replaces_criterion(c.cls)]
     if len(replacing) > 1:
         problems.append(f"{' and '.join(replacing)} each replace the criterion; a composition takes one of them.")

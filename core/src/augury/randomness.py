@@ -28,7 +28,7 @@ class Draws:
     before it."""
 
     def __init__(self, seed: int, name: str, rank: int, device: torch.device) -> None:
-        self._key = (seed, name, rank)
+        self._seed, self._name, self._rank = seed, name, rank
         self._torch = torch.Generator(device)
         self._host = random.Random()
         self._torch_step: int | str | None = None
@@ -37,13 +37,16 @@ class Draws:
     def torch(self, step: int | str) -> torch.Generator:
         """The generator on the training device, for tensors."""
         if step != self._torch_step:
-            self._torch.manual_seed(derive(*self._key, step, "device"))
+            self._torch.manual_seed(derive(self._seed, self._name, step, "device", self._rank))
             self._torch_step = step
         return self._torch
 
     def host(self, step: int | str) -> random.Random:
-        """The generator on the host, for decisions that Python takes (reading a device's number would stall it)."""
+        """The generator on the host, for decisions that Python takes (reading a device's number would stall it).
+
+        All processes decide alike: a batch that one of them mixes and another does not could not be gathered.
+        """
         if step != self._host_step:
-            self._host.seed(derive(*self._key, step, "host"))
+            self._host.seed(derive(self._seed, self._name, step, "host"))
             self._host_step = step
         return self._host

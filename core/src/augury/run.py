@@ -141,7 +141,7 @@ class Run:
 
     @property
     def random(self) -> random.Random:
-        """The same on the host, for what Python decides."""
+        """The same on the host, for what Python decides; it decides alike in all processes."""
         return self._draws.host(self._state.draws_for)
 
     @property

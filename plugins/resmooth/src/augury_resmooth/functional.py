@@ -78,24 +78,24 @@ def fit_mixture(losses: Tensor, seed: int) -> Mixture:
 
 
 def posterior(losses: Tensor, mixture: Mixture) -> Tensor:
-    """P(ID | loss) in closed form on the losses' device: the sigmoid of the log-odds, which are quadratic in the log-loss.
+    """P(ID | loss) in closed form, on the losses' device: the sigmoid of log-odds that are quadratic in the log-loss.
 
     With d = loss - mean_ID and s = mean_ID - mean_OOD the log-odds are
     log(w_ID / w_OOD) + 1/2 log(v_OOD / v_ID) - d^2 / (2 v_ID) + (d + s)^2 / (2 v_OOD).
 
     Args:
-        losses: M log-losses.
+        losses: M finite log-losses.
         mixture: the six numbers, on the host.
 
     Returns:
-        M float64; 0 where the loss is not finite, which is no loss of an image in distribution.
+        M float64.
     """
     (w_in, w_out), (mean_in, mean_out), (v_in, v_out) = mixture
     shift = mean_in - mean_out
     constant = math.log(w_in / w_out) + (math.log(v_out / v_in) + shift * shift / v_out) / 2
     d = losses.double() - mean_in
     log_odds = (d * ((1 / v_out - 1 / v_in) / 2)).add_(shift / v_out).mul_(d).add_(constant)
-    return log_odds.sigmoid_().masked_fill_(~d.isfinite(), 0.0)
+    return log_odds.sigmoid_()
 
 
 def smoothing(posterior: Tensor, base: Tensor, smooth_org: float, smooth_aug: float) -> Tensor:

@@ -190,7 +190,8 @@ class ReSmooth(augury.Method):
         found = torch.ones(len(base), dtype=torch.float64, device=batch.device)
         if len(rows):
             losses = self._log_losses(batch.images[rows], batch.labels[rows], batch.weights[rows])
-            found[rows] = posterior(losses, mixture)
+            # An image on which the frozen network overflows is none that it knows.
+            found[rows] = posterior(losses, mixture).masked_fill(~losses.isfinite(), 0.0)
         return found
 
     @augury.hookimpl
