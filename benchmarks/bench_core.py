@@ -70,7 +70,7 @@ def throughput(model: str, device: str) -> dict[str, Any]:
     ratios = [p / a for p, a in zip(seconds["plain"][1:], seconds["augury"][1:], strict=True)]
     rate = len(plan.data.train) // BATCH * BATCH / statistics.median(seconds["augury"][1:])
     return {
-        "what": f"images/s of a run without methods against a plain loop ({model}, digits, batch {BATCH}, {device}, 1 thread)",
+        "what": f"images/s without methods against a plain loop ({model}, digits, batch {BATCH}, {device}, 1 thread)",
         "ratio": statistics.median(ratios),
         "unit": "× as fast",
         "at_least": 0.95,
