@@ -105,9 +105,9 @@ class ReSmooth(augury.Method):
         """Train the frozen network and fit the mixture to its losses, as far as they are not given."""
         if self.options.frozen is None:
             self.frozen.copy_from(run.train_network("base"))
-            # Normalisation layers gather statistics of their own in each process.
+            # Normalisation layers gather statistics of their own in each process: the first one's are taken.
             for buffer in self.frozen.buffers():
-                buffer.copy_(_first(run.ranks, buffer))
+                buffer.copy_(run.ranks.gather_rows(buffer[None])[0])
         if self.options.mixture is None:
             self._fit(run)
 
@@ -119,11 +119,11 @@ class ReSmooth(augury.Method):
                 f"resmooth: the frozen network's loss must be finite and is not on {strange} of {len(losses)} images. "
                 "If its training diverged, lower optim.lr; or pass a trained network as `frozen`."
             )
+        # All processes fit the same losses from the same start.
         mixture = fit_mixture(losses, run.random.getrandbits(32))
         for name, pair in mixture._asdict().items():
             buffer = getattr(self, name)
-            # Each process draws its own start for the fit.
-            buffer.copy_(_first(run.ranks, buffer.new_tensor(pair)))
+            buffer.copy_(buffer.new_tensor(pair))
         self._read = None
         run.log_figure("losses", losses_figure(base, augmented, mixture))
 
@@ -205,11 +205,6 @@ class ReSmooth(augury.Method):
         if metrics.get("epoch") == 1:
             run.log_figure("smoothing", smoothing_figure(counts, self.options.smooth_aug))
         return {"ood_share": float(counts[: BINS // 2].sum() / counts.sum())}
-
-
-def _first(ranks: augury.Ranks, tensor: Tensor) -> Tensor:
-    """The first process's `tensor`, in every process."""
-    return ranks.gather_rows(tensor[None])[0]
 
 
 def _counts(id_probability: Tensor, base: Tensor) -> Tensor:
