@@ -1,0 +1,194 @@
+"""The `augury` command as its user meets it: what it prints, writes and returns, with good input and bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from PIL import Image
+
+from augury_cli.main import main
+
+AUGURY = str(Path(sys.executable).with_name("augury"))
+QUICK = ["--set", "data.images_per_class=5", "--set", "optim.batch_size=25", "--set", "optim.epochs=2"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def augury(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["augury", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+def photographs(folder: Path, count: int = 12) -> Path:
+    draw = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(draw.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+BAD = {
+    "method": (["--with", "cutmux"], "unknown method `cutmux`. Installed and listed: agmax, dcutmix, isda, resmooth."),
+    "near method": (["--with", "cutmux"], "Did you mean `dcutmix`?"),
+    "model": (["--model", "resnet20cifar"], "Did you mean `resnet20_cifar`"),
+    "data set": (["--dataset", "nothere"], "unknown data set `nothere`. Known: digits, or a folder"),
+    "option": (["--with", "isda:lamda_0=1"], "isda: unknown option `lamda_0`."),
+    "near option": (["--with", "isda:lamda_0=1"], "Did you mean `lambda_0`?"),
+    "option's range": (
+        ["--with", "isda:lambda_0=-1"],
+        "isda: option `lambda_0` must be >= 0, got -1. Set it with --with isda:lambda_0=0.5.",
+    ),
+    "option's type": (["--with", "dcutmix:k=many"], "dcutmix: option `k` must be a whole number, got 'many'."),
+    "option's form": (["--with", "dcutmix:k"], "`k` must be option=value"),
+    "key": (["--set", "optim.epoch=5"], "Did you mean `epochs`?"),
+    "key's type": (["--set", "optim.epochs=few"], "key `optim.epochs` must be a whole number, got 'few'."),
+    "key's range": (["--set", "optim.epochs=0"], "key `optim.epochs` must be >= 1, got 0."),
+    "key's form": (["--set", "optim.epochs"], "--set takes key=value"),
+    "section": (["--set", "seed.x=1", "--set", "seed=1", "--set", "seed.y=1"], "`seed` is a value, no section"),
+    "batch": (["--set", "optim.batch_size=5000"], "optim.batch_size=5000 is more than the 1131 training images."),
+    "transform": (["--set", "data.base=crop:4 flop"], "unknown transform `flop`. Known: crop, cutout, flip."),
+    "order": (["--with", "dcutmix", "--with", "resmooth"], "Name resmooth before dcutmix."),
+    "twice": (["--with", "isda", "--with", "isda"], "isda is named 2 times"),
+    "device": (["--set", "device=tpu"], "must be one of auto, cpu, cuda, got 'tpu'"),
+    "recipe": (["--recipe", "nothere.toml"], "no such file"),
+    "trust": (["--trust", "nothere"], "unknown method `nothere`"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told_in_a_line_or_two(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, message = BAD[case]
+    code, out, err = augury(capsys, "run", *arguments, "--output", "run")
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) <= 2
+    assert "Traceback" not in err
+    assert out == ""
+    assert not Path("run").exists()
+
+
+def test_all_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = augury(
+        capsys, "run", "--with", "cutmux", "--with", "isda:lambda_0=-1", "--model", "resnet20x", "--dataset", "nothere"
+    )
+    assert code == 2
+    assert [line.split("`")[1] for line in err.strip().splitlines()] == ["cutmux", "lambda_0", "resnet20x", "nothere"]
+
+
+def test_bad_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photographs(tmp_path / "photographs")
+    (folder / "owls").mkdir()
+    code, _, err = augury(capsys, "run", "--dataset", str(folder))
+    assert (code, str(folder / "owls") in err, "no images of this class" in err) == (2, True, True)
+    (folder / "owls" / "broken.jpg").write_bytes(b"no image")
+    code, _, err = augury(capsys, "run", "--dataset", str(folder))
+    assert (code, "broken.jpg: not a readable image" in err) == (2, True)
+    whole = (folder / "cats" / "0.png").read_bytes()
+    (folder / "owls" / "broken.jpg").rename(folder / "owls" / "cut.png")
+    (folder / "owls" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    code, _, err = augury(capsys, "run", "--dataset", str(folder))
+    assert (code, "cut.png: not a readable image" in err) == (2, True)
+
+
+def test_labels_that_training_does_not_have_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(tmp_path / "data" / "train")
+    photographs(tmp_path / "data" / "test")
+    (tmp_path / "data" / "test" / "owls").mkdir()
+    code, _, err = augury(capsys, "run", "--dataset", "data")
+    assert (code, "test/owls: a class that training does not have" in err) == (2, True)
+
+
+def test_a_run_on_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(tmp_path / "data")
+    code, out, err = augury(
+        capsys, "run", "--dataset", "data", "--with", "dcutmix", "--set", "optim.batch_size=4", *QUICK[4:], "-o", "run"
+    )
+    assert code == 0, err
+    assert "test top-1" in out
+    assert err.count("epoch") == 2
+    assert "\x1b" not in out + err
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["data"]["dataset"] == str(tmp_path / "data"), "a run is resumed from any folder"
+    picture = imread("run/figures/batch.png")
+    assert picture.shape[0] > 200
+    assert picture.std() > 0.05
+    code, _, err = augury(capsys, "run", "--output", "run")
+    assert (code, "run exists. Continue it with `augury resume run`" in err) == (2, True)
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["compare", *QUICK, "--with-each", "isda", "--with", "dcutmix:k=2+agmax", "--seeds", "2", "-o", "out"]
+    code, out, err = augury(capsys, *command)
+    assert code == 0, err
+    table = [line.split() for line in out.splitlines() if line.strip().startswith(("baseline", "isda", "dcutmix"))]
+    assert [row[0] for row in table] == ["baseline", "isda", "dcutmix:k=2+agmax"]
+    written = json.loads(Path("out/comparison.json").read_text())
+    for row, shown in zip(written["rows"], table, strict=True):
+        runs = [run["best_test_top1"] for run in written["runs"][row["composition"]]]
+        assert row["top1"] == pytest.approx(np.mean(runs))
+        assert row["std"] == pytest.approx(np.std(runs, ddof=1))
+        assert shown[1:4] == [f"{np.mean(runs):.2f}", "±", f"{np.std(runs, ddof=1):.2f}"]
+    for name in ("curves.png", "batch.png"):
+        assert imread(f"out/{name}").std() > 0.02
+    stamps = {p: p.stat().st_mtime_ns for p in Path("out").rglob("last.safetensors")}
+    assert len(stamps) == 6
+    assert augury(capsys, *command)[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps, "finished runs are not repeated"
+    code, _, err = augury(capsys, *command, "--set", "optim.lr=0.01")
+    assert (code, "holds a run with other settings" in err) == (2, True)
+
+
+def test_a_comparison_is_checked_before_the_first_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = augury(capsys, "compare", "--with", "isda+cutmux", "--with", "dcutmix+resmooth", "-o", "out")
+    assert code == 2
+    assert "unknown method `cutmux`" in err
+    assert "Name resmooth before dcutmix." in err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("method", ["isda", "dcutmix", "agmax", "resmooth"])
+def test_the_recipes_that_methods_bring_can_be_run(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Path(__file__).parents[2] / f"plugins/{method}/src/augury_{method}/recipes/digits.toml"
+    code, _, err = augury(capsys, "run", "--recipe", str(recipe), *QUICK, "--output", "run")
+    assert code == 0, err
+    assert [m["name"] for m in json.loads(Path("run/config.json").read_text())["methods"]] == [method]
+
+
+def test_resume_of_what_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = augury(capsys, "resume", "nothere")
+    assert (code, "nothere: no run folder" in err) == (2, True)
+
+
+def test_debug_shows_the_traceback() -> None:
+    command = [AUGURY, "resume", "nothere", "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "no run folder" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["run", "--help"]])
+def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", AUGURY, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "typer" in imported
+    assert not imported & {"torch", "timm", "numpy"}
