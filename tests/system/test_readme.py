@@ -33,5 +33,5 @@ def test_the_first_method_of_ones_own() -> None:
 
 def test_the_commands_are_the_makefiles() -> None:
     makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"make ([a-z-]+)", TEXT):
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", TEXT, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"

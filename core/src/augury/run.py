@@ -47,9 +47,9 @@ class Scalars:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def flush(self) -> dict[str, float]:
-        """The means by name; forgets them."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+    def flush(self, ranks: Ranks, device: torch.device) -> dict[str, float]:
+        """The means by name, over all processes, which must have logged the same names; forgets them."""
+        means = {name: float(ranks.mean(total.to(device))) / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
 
