@@ -183,7 +183,9 @@ class Composition(nn.Module):
     def post_epoch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Let the methods look at an epoch's row; returns what they logged and returned, as `<method>/<key>`."""
         found = self._manager.hook.post_epoch(run=self.run, metrics=dict(metrics))
-        return self.run.scalars.flush(self.run.ranks, self.run.device) | {key: value for part in found for key, value in part.items()}
+        return self.run.scalars.flush(self.run.ranks, self.run.device) | {
+            key: value for part in found for key, value in part.items()
+        }
 
     def step(self) -> None:
         """Count an optimiser step: call it once after each `optimizer.step()`."""
