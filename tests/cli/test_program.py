@@ -66,6 +66,7 @@ BAD = {
     "order": (["--with", "dcutmix", "--with", "resmooth"], "Name resmooth before dcutmix."),
     "twice": (["--with", "isda", "--with", "isda"], "isda is named 2 times"),
     "device": (["--set", "device=tpu"], "must be one of auto, cpu, cuda, got 'tpu'"),
+    "optimiser": (["--set", "optim.name=sgdd"], "unknown optimiser `sgdd`."),
     "recipe": (["--recipe", "nothere.toml"], "no such file"),
     "trust": (["--trust", "nothere"], "unknown method `nothere`"),
 }

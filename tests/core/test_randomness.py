@@ -39,7 +39,8 @@ def test_draws_go_on_within_a_step_and_start_anew_with_the_next() -> None:
     draws = Draws(0, "isda", 0, CPU)
     first, more = numbers(draws, 5), numbers(draws, 5)
     later = numbers(draws, 6)
-    assert len({str(n) for n in (first, more, later)}) == 3
+    for tensors_or_hosts in zip(first, more, later, strict=True):
+        assert len({str(n) for n in tensors_or_hosts}) == 3
     assert numbers(draws, 5) == first, "no memory of what was drawn before"
     assert numbers(Draws(0, "isda", 0, CPU), 6) == later, "nor of steps that were taken"
 

@@ -68,7 +68,7 @@ def test_without_methods_the_losses_are_those_of_a_plain_timm_loop() -> None:
     trainer = Trainer(plan)
     network = timm.create_model("resnet20_cifar", num_classes=10, in_chans=1)
     network.load_state_dict(trainer.network.state_dict())
-    optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     scheduler = schedule(optimizer, trainer.loop.loader.steps)
     expected = []
     for step, batch in enumerate(batches(trainer)):
@@ -93,7 +93,7 @@ def test_the_trainer_and_a_loop_over_compose_give_equal_losses(methods: tuple[An
         config.named_methods(), num_classes=10, classifier=network.fc, total_steps=EPOCHS * steps, seed=config.seed
     )
     parameters = [*network.parameters(), *own.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(parameters, lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     scheduler = schedule(optimizer, steps)
     expected = []
     for step, made in enumerate(batches(trainer)):

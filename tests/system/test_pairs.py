@@ -168,6 +168,20 @@ def test_smoothing_and_row_weights_are_the_paper_s_and_travel(composition: str) 
     assert batch.mixed == ("dcutmix" in composition)
 
 
+@pytest.mark.parametrize("composition", [n for n in table() if n.count("+") == 1 and n != "resmooth+dcutmix"])
+def test_the_other_order_of_a_pair_gives_the_same_loss(composition: str) -> None:
+    found = []
+    for names in (composition.split("+"), composition.split("+")[::-1]):
+        torch.manual_seed(0)
+        classifier = nn.Linear(FEATURES, CLASSES)
+        methods = compose(names, classifier)
+        batch = loaded(methods)
+        methods.augment_batch(batch)
+        features = torch.randn(len(batch), FEATURES)
+        found.append(methods.compute_loss(batch, augury.ModelOutput(features, classifier(features))))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=0)
+
+
 def test_resmooth_after_mixing_is_refused() -> None:
     with pytest.raises(augury.UsageError, match="Name resmooth before dcutmix"):
         compose(["dcutmix", "resmooth"], nn.Linear(FEATURES, CLASSES))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+from timm.optim import list_optimizers
 from torch import nn
 
 from augury import backbones
@@ -16,7 +17,7 @@ from augury.choice import Chosen, check, choose, conflicts
 from augury.config import RunConfig
 from augury.data.datasets import DataSet, check_dataset, load_dataset
 from augury.data.transforms import Transform, parse
-from augury.errors import UsageError, refuse_all
+from augury.errors import UsageError, refuse_all, unknown
 from augury.method import Spec
 from augury.registry import Register
 
@@ -60,6 +61,8 @@ def make_plan(config: RunConfig, register: Register | None = None, data: DataSet
     problems: list[str] = []
     chosen, found = choose(config.named_methods(), register)
     problems += found + _device_problems(config.device)
+    if config.optim.name not in list_optimizers():
+        problems.append("optim.name: " + unknown("optimiser", config.optim.name, map(str, list_optimizers())))
     size = _or_problem(problems, lambda: backbones.default_size(config.model.name))
     _or_problem(problems, lambda: check_dataset(config.data))
     if data is None:
