@@ -304,3 +304,63 @@ def test_run_reaches_nothing_but_what_is_told() -> None:
         _ = run.progress
     with pytest.raises(augury.UsageError, match="mine: its pre-train stage needs a trainer"):
         run.train_network()
+
+
+def wrapped(body: str) -> type[augury.Method]:
+    """A method whose wrapper of compute_loss has this body."""
+    names: dict[str, Any] = {}
+    exec(f"def compute_loss(self):\n    {body}", names)
+    return type("Odd", (augury.Method,), {"compute_loss": augury.hookimpl(wrapper=True)(names["compute_loss"])})
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("if False: yield", "odd: `compute_loss` is a wrapper and must yield once; it never did."),
+        ("yield; yield", "odd: `compute_loss` is a wrapper and must yield once; it yielded again."),
+        ("yield", "odd: `compute_loss` returned no loss. End it with `return loss`."),
+        ("yield; 1 / 0", "odd: `compute_loss` raised ZeroDivisionError: division by zero"),
+        ("1 / 0; yield", "odd: `compute_loss` raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_wrapper_that_does_not_wrap_is_named(body: str, told: str) -> None:
+    with pytest.raises(augury.MethodError) as error:
+        one_step(augury.compose([First, wrapped(body)], num_classes=3))
+    assert str(error.value) == told
+
+
+def test_an_error_of_the_criterion_is_not_blamed_on_a_wrapper() -> None:
+    methods = augury.compose([First], num_classes=3)
+    batch = methods.batch(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(RuntimeError) as error:
+        methods.compute_loss(batch, augury.ModelOutput(torch.zeros(4, 3), torch.zeros(4, 2)))
+    assert not isinstance(error.value, augury.MethodError)
+
+
+def test_every_method_gets_metrics_of_its_own_and_must_return_numbers() -> None:
+    class Changes(augury.Method):
+        @augury.hookimpl
+        def post_epoch(self, metrics: dict[str, Any]) -> None:
+            metrics["epoch"] = -1
+
+    class Texts(augury.Method):
+        @augury.hookimpl
+        def post_epoch(self) -> dict[str, str]:
+            return {"what": "text"}
+
+    row = {"epoch": 4}
+    assert augury.compose([Changes, First], num_classes=3).post_epoch(row)["first/seen"] == 4
+    assert row == {"epoch": 4}
+    with pytest.raises(augury.MethodError, match="texts: `post_epoch` raised ValueError"):
+        augury.compose([Texts], num_classes=3).post_epoch(row)
+
+
+def test_a_hook_that_is_not_marked_and_a_bare_name_are_refused() -> None:
+    class Unmarked(First):
+        def augment_batch(self, batch: augury.Batch) -> None:
+            return None
+
+    with pytest.raises(augury.UsageError, match="unmarked: `augment_batch` is not marked"):
+        augury.compose([Unmarked], num_classes=3)
+    with pytest.raises(augury.UsageError, match="methods must be a list, got 'isda'"):
+        augury.compose("isda", num_classes=3)

@@ -35,6 +35,8 @@ def choose(methods: Iterable[MethodLike], register: Register | None = None) -> t
     Returns:
         what could be used, and a line for each thing that could not.
     """
+    if isinstance(methods, str):
+        return [], [f"methods must be a list, got {methods!r}. Write [{methods!r}]."]
     chosen: list[Chosen] = []
     problems: list[str] = []
     for method in methods:

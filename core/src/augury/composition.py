@@ -234,50 +234,78 @@ def _manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.P
 
 
 def _bind(name: str, method: Method, run: Run) -> SimpleNamespace:
-    """The method's hook implementations as pluggy gets them: with the method's own `Run`, and errors that say whose
-    they are."""
+    """The method's hook implementations as pluggy gets them: with what is the method's own, and errors that name it."""
     adapters = {}
     for hook, mark in hook_implementations(type(method)).items():
         implementation = getattr(method, hook)
-        names = list(inspect.signature(implementation).parameters)
         adapt = _wrapper if mark["wrapper"] else _plain
-        adapters[hook] = adapt(implementation, name, hook, names.index("run") if "run" in names else None, run)
+        adapters[hook] = adapt(implementation, name, hook, run)
     return SimpleNamespace(**adapters)
 
 
-def _plain(
-    implementation: Callable[..., Any], name: str, hook: str, run_at: int | None, run: Run
-) -> Callable[..., Any]:
+def _own_arguments(implementation: Callable[..., Any], run: Run) -> Callable[[tuple[Any, ...]], list[Any]]:
+    """What turns the arguments of all methods into this one's: its own `Run`, and a copy of the metrics."""
+    names = list(inspect.signature(implementation).parameters)
+
+    def replace(arguments: tuple[Any, ...]) -> list[Any]:
+        own: dict[str, Callable[[Any], Any]] = {"run": lambda _: run, "metrics": dict}
+        return [own[name](value) if name in own else value for name, value in zip(names, arguments, strict=True)]
+
+    return replace
+
+
+def _plain(implementation: Callable[..., Any], name: str, hook: str, run: Run) -> Callable[..., Any]:
+    own = _own_arguments(implementation, run)
+
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
-        if run_at is not None:
-            args = (*args[:run_at], run, *args[run_at + 1 :])
         try:
-            result = implementation(*args)
+            result = implementation(*own(args))
+            if hook == "post_epoch" and result is not None:
+                return {f"{name}/{key}": float(value) for key, value in result.items()}
         except AuguryError:
             raise
         except Exception as error:
             raise _named(error, name, hook) from error
-        if hook == "post_epoch" and result is not None:
-            return {f"{name}/{key}": float(value) for key, value in result.items()}
         return result
 
     return call
 
 
-def _wrapper(
-    implementation: Callable[..., Any], name: str, hook: str, run_at: int | None, run: Run
-) -> Callable[..., Any]:
+def _wrapper(implementation: Callable[..., Any], name: str, hook: str, run: Run) -> Callable[..., Any]:
+    """Drives the method's generator itself, to tell the method's errors from those of what it wraps."""
+    own = _own_arguments(implementation, run)
+
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
-        if run_at is not None:
-            args = (*args[:run_at], run, *args[run_at + 1 :])
+        generator = implementation(*own(args))
+        inner: BaseException | None = None
         try:
-            return (yield from implementation(*args))
+            next(generator)
+        except StopIteration:
+            raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it never did.") from None
         except AuguryError:
             raise
         except Exception as error:
             raise _named(error, name, hook) from error
+        try:
+            received = yield
+        except BaseException as error:
+            inner = error
+        try:
+            generator.send(received) if inner is None else generator.throw(inner)
+        except StopIteration as end:
+            if hook == "compute_loss" and end.value is None:
+                raise MethodError(f"{name}: `{hook}` returned no loss. End it with `return loss`.") from None
+            return end.value
+        except AuguryError:
+            raise
+        except Exception as error:
+            if error is inner:
+                raise
+            raise _named(error, name, hook) from error
+        generator.close()
+        raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it yielded again.")
 
     return call
 

@@ -139,6 +139,9 @@ def check_method(cls: object, name: str) -> type[Method]:
     marks = hook_implementations(cls)
     if not marks:
         problems.append(f"{name}: implements no hook. Mark at least one of {', '.join(HOOKS)} with @augury.hookimpl.")
+    for hook in HOOKS:
+        if hasattr(cls, hook) and hook not in marks:
+            problems.append(f"{name}: `{hook}` is not marked, so nothing would call it. Mark it with @augury.hookimpl.")
     for hook, mark in marks.items():
         if hook not in HOOKS:
             problems.append(f"{name}: " + unknown("hook", hook, HOOKS, label="Hooks"))
