@@ -12,7 +12,7 @@ EDITABLE  := $(PARTS:%=-e ./%) -e '.[dev]'
 DEMO      := compare --dataset digits --model resnet20_cifar --with-each isda,dcutmix,agmax,resmooth \
              --with resmooth+dcutmix+isda+agmax --seeds 2 --set data.images_per_class=20 \
              --set "data.augmented=crop:1 cutout:3" --set optim.batch_size=50 --set optim.epochs=40 \
-             --set optim.lr=0.03 --set optim.warmup_epochs=5 --output demo
+             --set optim.lr=0.03 --set schedule.warmup_epochs=5 --output demo
 
 # Extra arguments for pytest: make unit PYTEST_ARGS="-k isda -x"
 PYTEST_ARGS ?=

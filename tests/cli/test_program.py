@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import os
 import subprocess
 import sys
@@ -47,7 +48,7 @@ BAD = {
     "method": (["--with", "cutmux"], "unknown method `cutmux`. Installed and listed: agmax, dcutmix, isda, resmooth."),
     "near method": (["--with", "cutmux"], "Did you mean `dcutmix`?"),
     "model": (["--model", "resnet20cifar"], "Did you mean `resnet20_cifar`"),
-    "data set": (["--dataset", "nothere"], "unknown data set `nothere`. Known: digits, or a folder"),
+    "data set": (["--dataset", "nothere"], "unknown data set `nothere`. Known: cifar10, cifar100, digits,"),
     "option": (["--with", "isda:lamda_0=1"], "isda: unknown option `lamda_0`."),
     "near option": (["--with", "isda:lamda_0=1"], "Did you mean `lambda_0`?"),
     "option's range": (
@@ -62,7 +63,7 @@ BAD = {
     "key's form": (["--set", "optim.epochs"], "--set takes key=value"),
     "section": (["--set", "seed.x=1", "--set", "seed=1", "--set", "seed.y=1"], "`seed` is a value, no section"),
     "batch": (["--set", "optim.batch_size=5000"], "optim.batch_size=5000 is more than the 1131 training images."),
-    "transform": (["--set", "data.base=crop:4 flop"], "unknown transform `flop`. Known: crop, cutout, flip."),
+    "transform": (["--set", "data.base=crop:4 flop"], "unknown transform `flop`. Known: augmix, autoaugment, color_jitter, crop,"),
     "order": (["--with", "dcutmix", "--with", "resmooth"], "Name resmooth before dcutmix."),
     "twice": (["--with", "isda", "--with", "isda"], "isda is named 2 times"),
     "device": (["--set", "device=tpu"], "must be one of auto, cpu, cuda, got 'tpu'"),
@@ -92,6 +93,9 @@ def test_all_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -
     assert [line.split("`")[1] for line in err.strip().splitlines()] == ["cutmux", "lambda_0", "resnet20x", "nothere"]
 
 
+SMALL = ["--set", "optim.batch_size=4", "--set", "optim.epochs=1", "--set", "data.image_size=16"]
+
+
 def test_bad_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = photographs(tmp_path / "photographs")
     (folder / "owls").mkdir()
@@ -101,10 +105,17 @@ def test_bad_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     code, _, err = augury(capsys, "run", "--dataset", str(folder))
     assert (code, "broken.jpg: not a readable image" in err) == (2, True)
     whole = (folder / "cats" / "0.png").read_bytes()
-    (folder / "owls" / "broken.jpg").rename(folder / "owls" / "cut.png")
-    (folder / "owls" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "owls" / "broken.jpg").write_bytes(whole)
     code, _, err = augury(capsys, "run", "--dataset", str(folder))
+    assert (code, "class `owls` has 1 image(s)" in err) == (2, True)
+    shutil.rmtree(folder / "owls")
+    (folder / "cats" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    code, _, err = augury(capsys, "run", "--dataset", str(folder), *SMALL)
     assert (code, "cut.png: not a readable image" in err) == (2, True)
+    # Which of the splits it would have been in does not matter: it is left out before they are made.
+    code, _, err = augury(capsys, "run", "--dataset", str(folder), "--skip-bad-images", *SMALL, "-o", "run")
+    assert (code, "images cannot be read and are left out" in err) == (0, True), err
+    assert json.loads(Path("run/data.json").read_text())["skipped"] == ["cats/cut.png"]
 
 
 def test_labels_that_training_does_not_have_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ def test_interrupted_in_the_middle_of_an_epoch_and_resumed_is_the_same(whole: Pa
     process = stop(folder, signal.SIGINT, lambda: len(rows(folder)) >= 2)
     assert process.returncode == 130
     newest = sorted((folder / "checkpoints").iterdir())[-1]
-    assert torch.load(newest, weights_only=True)["loop"]["batch"] > 0, "the checkpoint is of the step, not of the epoch"
+    assert torch.load(newest, weights_only=True)["loop"]["step"] > 0, "the checkpoint is of the step, not of the epoch"
     resume(folder)
     same(whole, folder)
 

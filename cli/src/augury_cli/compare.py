@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from augury_cli.settings import Dataset, Model, Recipe, Set, Trust, open_register, read_settings
+from augury_cli.tables import print_rows
 
 if TYPE_CHECKING:
     from augury.experiment import Comparison
@@ -56,30 +57,16 @@ def compare(
 
 
 def _print(comparison: Comparison) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("composition", overflow="fold")
-    for title in (f"{comparison.split} top-1 / %", "difference", "seconds", "images/s"):
-        table.add_column(title, justify="right")
+    titles = ("composition", f"{comparison.split} top-1 / %", "difference", "seconds", "images/s")
+    rows = []
     for row in comparison.rows:
         spread = f" ± {row.std:.2f}" if row.std is not None else ""
-        table.add_row(
-            Text(row.composition),
-            f"{row.top1:.2f}{spread}",
-            f"{row.difference:+.2f}" if row is not comparison.rows[0] else "",
-            f"{row.seconds:.1f}",
-            f"{row.images_per_second:,.0f}",
-        )
-    console = Console()
-    console.print(table)
+        top1 = f"{row.top1:.2f}{spread}"
+        difference = f"{row.difference:+.2f}" if row is not comparison.rows[0] else ""
+        rows.append((row.composition, top1, difference, f"{row.seconds:.1f}", f"{row.images_per_second:,.0f}"))
+    print_rows(titles, rows, wraps=titles[:1], right=titles[1:], head=titles[:2])
     seeds = comparison.rows[0].seeds
-    console.print(
-        f"Mean ± standard deviation over {seeds} seeds, difference to the baseline of the same seed.", soft_wrap=True
-    )
+    typer.echo(f"Mean ± standard deviation over {seeds} seeds, difference to the baseline of the same seed.")
     typer.echo(
         f"curves {comparison.folder}/curves.png, a batch {comparison.folder}/batch.png, "
         f"table {comparison.folder}/comparison.csv, runs {comparison.folder}/*/seed-*"

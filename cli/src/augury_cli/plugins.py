@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from augury_cli.quick import QuickCommand, QuickGroup
+from augury_cli.tables import print_fields, print_json, print_rows
 
 if TYPE_CHECKING:
+    from augury.description import Description, Needs, Option
     from augury.registry import Found
 
 app = typer.Typer(
@@ -22,10 +23,6 @@ app = typer.Typer(
     cls=QuickGroup,
     rich_markup_mode=None,
 )
-
-_COLUMNS = ("name", "distribution", "version", "hooks", "status", "summary")
-# A table of these columns is not readable in less.
-_WIDE = 100
 
 
 @app.command("list", cls=QuickCommand)
@@ -38,14 +35,31 @@ def list_methods(
     register = Register.load()
     methods = register.methods()
     if as_json:
-        typer.echo(json.dumps([_facts(found) for found in methods], indent=2))
-    elif not sys.stdout.isatty():
-        _print_lines(methods)
-    elif (width := shutil.get_terminal_size().columns) < _WIDE:
-        _print_paragraphs(methods)
+        print_json([_facts(found) for found in methods])
     else:
-        _print_table(methods, width)
+        titles = ("name", "distribution", "version", "hooks", "status", "summary")
+        wraps = ("distribution", "hooks", "summary")
+        print_rows(titles, [_cells(found) for found in methods], wraps=wraps, head=("name", "status"))
     for line in [*(found.problem for found in methods if found.problem), *register.notes]:
+        typer.echo(line, err=True)
+
+
+@app.command("info", cls=QuickCommand)
+def info(
+    name: Annotated[str, typer.Argument(help="The method, as `augury plugins list` names it, or an alias.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print an object and nothing else.")] = False,
+) -> None:
+    """Tell all of one method: its package, options, needs and recipes. It is imported only if it may be run."""
+    from augury.description import describe
+    from augury.registry import Register
+
+    register = Register.load()
+    description = describe(name, register)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        print_fields([*_about(description), *map(_option, description.options or ())])
+    for line in register.notes:
         typer.echo(line, err=True)
 
 
@@ -82,32 +96,57 @@ def _cells(found: Found) -> tuple[str, ...]:
     return found.name, found.distribution, found.version, hooks, found.status, summary
 
 
-def _print_lines(methods: list[Found]) -> None:
-    """One line a method, however long."""
-    rows = [_COLUMNS, *(_cells(found) for found in methods)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _about(description: Description) -> Iterator[tuple[str, str]]:
+    """What there is to tell beside the options."""
+    d = description
+    listed = f" ({d.layer} register, versions {d.versions})" if d.layer else ""
+    yield "name", d.name
+    yield "title", d.title
+    yield "summary", d.summary
+    yield "paper", d.paper
+    yield "distribution", f"{d.distribution} {d.version} ({d.entry_point})"
+    yield "status", d.status + listed
+    yield "problem", d.problem
+    yield "hooks", ", ".join(d.hooks)
+    yield "needs", "; ".join(_phrases(d.needs)) if d.needs else ""
+    for alias, options in d.aliases.items():
+        yield "alias", alias + _assigned(options)
+    yield "defaults", _assigned(d.defaults)[1:]
+    yield "recipes", ", ".join(d.recipes)
+    yield "card", d.card or ""
 
 
-def _print_paragraphs(methods: list[Found]) -> None:
-    for found in methods:
-        name, distribution, version, hooks, status, summary = _cells(found)
-        typer.echo(f"{name}: {status}")
-        for text in (f"{distribution} {version}", hooks, summary):
-            if text:
-                typer.echo(f"  {text}")
+def _phrases(needs: Needs) -> Iterator[str]:
+    if needs.views > 1:
+        yield f"{needs.views} views of each image"
+    if needs.pipelines is not None:
+        shares = ", ".join(f"{share:g} from `{pipeline}`" for pipeline, share in needs.pipelines.items())
+        yield f"shares of the rows by pipeline: {shares}"
+    if needs.linear_classifier:
+        yield "a classifier that is one nn.Linear"
+    if needs.min_rows > 1:
+        yield f"at least {needs.min_rows} rows in a batch"
+    if needs.facts:
+        yield f"{', '.join(needs.facts)} to be known"
+    if needs.unmixed:
+        yield "its place before methods that mix images"
+    if needs.mixes:
+        yield "its place after methods that want unmixed images (it mixes them)"
+    if needs.replaces_criterion:
+        yield "no other method that replaces the criterion"
 
 
-def _print_table(methods: list[Found], width: int) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _assigned(options: Mapping[str, Any]) -> str:
+    """Options as the command line takes them, with the colon before them."""
+    return ":" + ",".join(f"{key}={_value(value)}" for key, value in options.items()) if options else ""
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in _COLUMNS:
-        table.add_column(title, no_wrap=title in ("name", "version", "status"))
-    for found in methods:
-        table.add_row(*map(Text, _cells(found)))
-    Console(width=width).print(table)
+
+def _option(option: Option) -> tuple[str, str]:
+    default = "required" if option.required else f"default {_value(option.default)}"
+    told = option.description
+    where = ", in Python only" if option.in_python and not told.startswith("in Python") else ""
+    return f"option {option.name}", f"{option.type}, {default}{where}" + (f": {told}" if told else "")
+
+
+def _value(value: Any) -> str:
+    return "unset" if value is None else value if isinstance(value, str) else json.dumps(value)

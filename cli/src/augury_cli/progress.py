@@ -18,6 +18,22 @@ class _Rate(ProgressColumn):
         return Text(f"{speed * per_step:,.0f} img/s" if speed and per_step else "", style="cyan")
 
 
+_MEASURED = {
+    "val_top1": "val top-1",
+    "val_ema_top1": "of the average",
+    "test_top1": "test top-1",
+    "test_ema_top1": "of the average",
+}
+
+
+def _train_top1(row: dict[str, Any]) -> str:
+    """What could be measured of it: mixed rows have no one class."""
+    if row["train_top1"] is None:
+        return "train top-1 - (all mixed)"
+    share = row["train_top1_share"]
+    return f"train top-1 {row['train_top1']:.1f}" + (f" (of {share:.0%} unmixed)" if share < 1 else "")
+
+
 class Terminal:
     """A reporter (`augury.training.loop.Reporter`): a bar for the training at work, a line for each epoch if asked."""
 
@@ -33,6 +49,8 @@ class Terminal:
         live = self._console.is_terminal
         self._progress = Progress(*columns, console=self._console, transient=True, disable=not live)
         self._task: Any = None
+        self._reading: Any = None
+        self._said: set[str] = set()
         self._last: dict[str, Any] = {}
         self._what = ""
 
@@ -43,8 +61,23 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def note(self, line: str) -> None:
+        """Say it once, however many runs it is true of."""
+        if line not in self._said:
+            self._said.add(line)
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def read(self, done: int, total: int) -> None:
+        """Show how many images are decoded."""
+        if self._reading is None:
+            self._reading = self._progress.add_task("reading images", total=total)
+        self._progress.update(self._reading, completed=done)
+
     def start(self, what: str, total_steps: int, done: int) -> None:
         """Show a bar for a training."""
+        if self._reading is not None:
+            self._progress.remove_task(self._reading)
+            self._reading = None
         self._what, self._last = what, {}
         self._task = self._progress.add_task(what, total=total_steps, completed=done)
 
@@ -66,9 +99,9 @@ class Terminal:
 
     def _print(self, title: str, row: dict[str, Any]) -> None:
         parts = [title, f"train loss {row['train_loss']:.3f}"]
-        if row.get("train_top1") is not None:
-            parts.append(f"train top-1 {row['train_top1']:.1f}")
-        if "val_top1" in row:
-            parts.append(f"val top-1 {row['val_top1']:.1f}")
+        parts.append(_train_top1(row))
+        for key, title in _MEASURED.items():
+            if key in row:
+                parts.append(f"{title} {row[key]:.1f}")
         parts.append(f"{row['images_per_second']:,.0f} img/s")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)

@@ -1,50 +1,72 @@
-"""`augury run` and `augury resume`."""
+"""`augury run`, `augury resume` and `augury preview`."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from augury_cli.settings import Dataset, Model, Recipe, Set, Trust, open_register, read_settings
+from augury_cli.settings import (
+    AsJson,
+    Dataset,
+    Methods,
+    Model,
+    Pretrained,
+    Recipe,
+    Set,
+    SkipBad,
+    Trust,
+    open_register,
+    read_settings,
+)
 
 if TYPE_CHECKING:
-    from augury.training.trainer import Result
+    from augury.training.rehearsal import Rehearsal
+    from augury.training.result import Result
 
 
 def run(
     dataset: Dataset = None,
     model: Model = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with", metavar="METHOD[:OPTION=VALUE,...]", help="A method, in the order of application. Repeatable."
-        ),
-    ] = None,
+    methods: Methods = None,
     set_: Set = None,
     recipe: Recipe = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The run folder; it must not exist.")
     ] = Path("run"),
+    pretrained: Pretrained = False,
+    skip_bad: SkipBad = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build all, take two steps on noise, and print the plan and its cost.")
+    ] = False,
+    as_json: AsJson = False,
     trust: Trust = None,
 ) -> None:
     """Train a network, with any methods.
 
     augury run --dataset digits --with isda:lambda_0=0.25 --with dcutmix --set optim.epochs=5 --output runs/first
     """
-    config = read_settings(recipe, dataset, model, methods, set_)
+    config = read_settings(recipe, dataset, model, methods, set_, pretrained=pretrained, skip_bad=skip_bad)
     register = open_register([m.name for m in config.methods], trust)
+    if dry_run:
+        from augury.training.rehearsal import rehearse
+
+        _print_rehearsal(rehearse(config, register), as_json)
+        return
     from augury.training.trainer import train
     from augury_cli.progress import Terminal
 
     with Terminal(epochs=True) as terminal:
         result = train(config, output, register=register, reporter=terminal)
-    _summary(result)
+    _summary(result, as_json)
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an interrupted run.")],
+    as_json: AsJson = False,
     trust: Trust = None,
 ) -> None:
     """Go on with a run from its newest checkpoint."""
@@ -57,18 +79,98 @@ def resume(
 
     with Terminal(epochs=True) as terminal:
         result = resume_run(folder, register=register, reporter=terminal)
-    _summary(result)
+    _summary(result, as_json)
 
 
-def _summary(result: Result) -> None:
+def preview(
+    dataset: Dataset = None,
+    model: Model = None,
+    methods: Methods = None,
+    set_: Set = None,
+    recipe: Recipe = None,
+    images: Annotated[int, typer.Option("--images", min=1, max=32, help="How many to show.")] = 8,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture; PNG, SVG or PDF by its suffix.")
+    ] = Path("preview.png"),
+    pretrained: Pretrained = False,
+    skip_bad: SkipBad = False,
+    trust: Trust = None,
+) -> None:
+    """Draw what a batch becomes: images as loaded above, as trained on below, with their labels.
+
+    Methods with a pre-train stage go through it first.
+
+    augury preview --dataset digits --with dcutmix:k=3 --output preview.png
+    """
+    config = read_settings(recipe, dataset, model, methods, set_, pretrained=pretrained, skip_bad=skip_bad)
+    register = open_register([m.name for m in config.methods], trust)
+    from augury.errors import UsageError
+    from augury.training.rehearsal import preview as draw
+    from augury_cli.progress import Terminal
+
+    with Terminal(epochs=False) as terminal:
+        figure = draw(config, columns=images, register=register, reporter=terminal)
+    try:
+        figure.savefig(output, dpi=110)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{output}: cannot be written: {error}. Choose another --output.") from None
+    typer.echo(f"picture {output}")
+
+
+def _summary(result: Result, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
+        return
+    of_average = " (of the averaged weights)" if result.weights == "ema" else ""
     best, last = f"best   epoch {result.best_epoch:>3}", f"last   epoch {result.epochs:>3}"
     for title, val, test in (
         (best, result.best_val_top1, result.best_test_top1),
         (last, result.last_val_top1, result.last_test_top1),
     ):
-        typer.echo(f"{title}   val top-1 {val:.2f} %" + (f"   test top-1 {test:.2f} %" if test is not None else ""))
+        typer.echo(
+            title
+            + (f"   val top-1 {val:.2f} %" if val is not None else "")
+            + (f"   test top-1 {test:.2f} %" if test is not None else "")
+            + of_average
+        )
+    if result.chosen_on == "test":
+        typer.echo("protocol paper: the best epoch is the best on the test split, so it flatters")
     typer.echo(f"{result.seconds:.1f} s, {result.images_per_second:,.0f} images/s in training")
     typer.echo(
         f"weights {result.folder}/best.safetensors, metrics {result.folder}/metrics.jsonl, "
         f"pictures {result.folder}/figures"
     )
+
+
+def _print_rehearsal(found: Rehearsal, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        return
+    channels, height, width = found.image_size
+    frozen = found.parameters - found.trained_parameters
+    splits = ", ".join(f"{count:,} {name}" for name, count in found.images.items())
+    total = found.epoch_seconds * found.epochs
+    lines = {
+        "model": f"{found.model}, {found.parameters / 1e6:.2f} M parameters"
+        + (f", {frozen / 1e6:.2f} M of them frozen" if frozen else ""),
+        "methods": (", ".join(found.methods) or "none")
+        + (f", {found.method_parameters / 1e6:.2f} M parameters" if found.method_parameters else ""),
+        "images": f"{splits}; {found.classes} classes; {channels} x {height} x {width}; loader {found.loader}",
+        **{name: " ".join(words) or "nothing" for name, words in found.pipelines.items()},
+        "steps": f"{found.epochs} epochs of {found.steps_per_epoch} steps of {found.batch_size} images",
+        "device": f"{found.device}, {found.precision}, at most {found.peak_bytes / 2**30:.2f} GiB of memory",
+        "time": f"{found.step_seconds:.3f} s a step, {_duration(found.epoch_seconds)} an epoch, {_duration(total)} "
+        "in all, without reading images, evaluation and pre-train stages",
+    }
+    width = max(map(len, lines))
+    for title, text in lines.items():
+        typer.echo(f"{title:<{width}}  {text}")
+    for note in found.notes:
+        typer.echo(note, err=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -15,13 +15,28 @@ if TYPE_CHECKING:
 Dataset = Annotated[
     str | None,
     typer.Option(
-        "--dataset", metavar="NAME|DIR", help="`digits`, or a folder with a subfolder of images for each class."
+        "--dataset",
+        metavar="NAME|DIR",
+        help="digits, fashion_mnist, cifar10, cifar100, svhn, or a folder with a subfolder of images for each class.",
     ),
 ]
 Model = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help="Any model timm knows, and resnet20_cifar ... resnet110_cifar."),
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", metavar="METHOD[:OPTION=VALUE,...]", help="A method, in the order of application. Repeatable."
+    ),
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Start from the weights that timm downloads for the model.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read, instead of stopping.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: optim.epochs=5. Repeatable.")
 ]
@@ -30,27 +45,41 @@ Trust = Annotated[
     typer.Option("--trust", metavar="METHOD", help="Let a method that no register lists run, this once. Repeatable."),
 ]
 Recipe = Annotated[
-    Path | None, typer.Option("--recipe", metavar="FILE", help="A TOML file of settings; flags change them.")
+    str | None,
+    typer.Option(
+        "--recipe", metavar="NAME|FILE", help="A recipe (augury recipes list), or a TOML file; flags change it."
+    ),
 ]
 
 
 def read_settings(
-    recipe: Path | None,
+    recipe: str | None,
     dataset: str | None,
     model: str | None,
     methods: list[str] | None,
     assignments: list[str] | None,
+    *,
+    pretrained: bool = False,
+    skip_bad: bool = False,
 ) -> RunConfig:
     """Settings from a recipe, changed by flags. Methods given by flags take the place of the recipe's."""
     from augury.config import assign, assign_text, parse_method, read_config, read_recipe
 
-    values: dict[str, Any] = read_recipe(recipe) if recipe else {}
+    values: dict[str, Any] = {}
+    if recipe:
+        from augury.recipes import find_recipe
+
+        values = read_recipe(find_recipe(recipe))
     if dataset is not None:
         assign(values, "data.dataset", dataset)
     if model is not None:
         assign(values, "model.name", model)
     if methods:
         values["methods"] = [{"name": name, "options": options} for name, options in map(parse_method, methods)]
+    if pretrained:
+        assign(values, "model.pretrained", True)
+    if skip_bad:
+        assign(values, "data.skip_bad_images", True)
     for assignment in assignments or []:
         assign_text(values, assignment)
     config = read_config(values, subject=str(recipe) if recipe else "config")

@@ -95,7 +95,7 @@ class Composition(nn.Module):
         super().__init__()
         self.pipelines = pipelines
         self.views = max((c.cls.views for c in chosen), default=1)
-        self.shares = _shares(chosen, pipelines)
+        self.shares = pipeline_shares(chosen, pipelines)
         self.run = RunState(spec, seed, torch.device(device), ranks or Ranks(), network, classifier, host)
         self.methods = nn.ModuleDict({c.name: _make(c, spec, seed) for c in chosen})
         self.to(self.run.device)
@@ -200,7 +200,8 @@ class Composition(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _shares(chosen: Sequence[Chosen], pipelines: tuple[str, ...]) -> dict[str, float]:
+def pipeline_shares(chosen: Sequence[Chosen], pipelines: tuple[str, ...]) -> dict[str, float]:
+    """The share of the rows that each pipeline makes: what a method asks for; else the last one makes all."""
     for c in chosen:
         wanted = c.cls.pipelines(c.options)
         if wanted is not None:

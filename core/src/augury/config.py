@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -26,12 +26,42 @@ PipelineWords = Annotated[list[str], BeforeValidator(_words)]
 """A pipeline as a list of words, or as one text with spaces between them: "crop:4 flip cutout:16"."""
 
 
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
 class DataConfig(Strict):
     """Which images, how they are split and what happens to them."""
 
-    dataset: str = Field("digits", description="`digits`, or the path of a folder of images")
+    dataset: str = Field(
+        "digits",
+        description="a name (digits, fashion_mnist, cifar10, cifar100, svhn), a folder of images, a reader of timm's "
+        "(hfds/..., wds/..., a tar of images), or `synthetic:`",
+    )
+    loader: Literal["auto", "memory", "stream"] = Field(
+        "auto",
+        description="`memory` keeps all images on the training device, `stream` reads them in worker processes; "
+        "`auto`: memory where they fit",
+    )
+    workers: int | None = Field(
+        None, ge=0, description="processes that read for `stream`; the number of cores, at most 8, when unset"
+    )
+    skip_bad_images: bool = Field(False, description="leave out images that cannot be read, instead of stopping")
     image_size: int | None = Field(
-        None, ge=1, description="side in pixels; the images' own, or the model's where they differ"
+        None, ge=1, description="side in pixels; the named data set's own, or the model's, when unset"
+    )
+    crop_pct: float | None = Field(
+        None, gt=0, le=1, description="share of the side that the centre crop keeps; the model's when unset"
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(
+        None, description="how images are resized; the model's when unset"
+    )
+    mean: list[float] | None = Field(None, description="of each channel on the scale of [0, 1]; the model's when unset")
+    std: list[Positive] | None = Field(None, description="of each channel likewise")
+    protocol: Literal["validation", "paper"] = Field(
+        "validation",
+        description="`validation` holds out a split and chooses the best epoch on it; `paper` trains on all training "
+        "images and reports the last and the best test epoch",
     )
     val_fraction: float = Field(
         0.1, gt=0, lt=1, description="share of the training images held out, unless there is a val folder"
@@ -40,7 +70,10 @@ class DataConfig(Strict):
         0.3, gt=0, lt=1, description="share held out for testing where the data set has no test split"
     )
     split_seed: int = Field(
-        0, description="seed of the splits; its own, so that runs with different seeds share their splits"
+        0,
+        ge=0,
+        lt=2**32,
+        description="seed of the splits; its own, so that runs with different seeds share their splits",
     )
     images_per_class: int | None = Field(None, ge=1, description="train on so many images of each class only")
     base: PipelineWords | None = Field(
@@ -55,20 +88,74 @@ class ModelConfig(Strict):
     """The network."""
 
     name: str = Field("resnet20_cifar", description="any name timm knows")
+    pretrained: bool = Field(False, description="start from the weights that timm downloads for this name")
+    checkpoint: str | None = Field(
+        None, description="start from the weights in this file (safetensors, or a timm checkpoint)"
+    )
+    frozen_stages: int = Field(
+        0, ge=0, description="how many stages, the stem first, keep the weights and statistics they start with"
+    )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
 
 
 class OptimConfig(Strict):
-    """Optimiser, schedule and length."""
+    """Optimiser and length."""
 
     name: str = Field("sgd", description="any optimiser timm knows; `sgd` is with Nesterov momentum")
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0, description="on every parameter, as in the papers' programs")
+    weight_decay: float = Field(5e-4, ge=0)
+    decay_norm_and_bias: bool = Field(
+        True, description="decay the parameters of norms and biases too, as the papers' programs do"
+    )
+    layer_decay: float | None = Field(None, gt=0, le=1, description="factor of the learning rate from layer to layer")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm's optimiser")
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(128, ge=1, description="images in an optimiser step, over all processes")
+    accumulation: int = Field(
+        1, ge=1, description="parts in which a step's images pass the network, to save memory; must divide batch_size"
+    )
+    clip: float | None = Field(None, gt=0, description="bound of the gradients")
+    clip_mode: Literal["norm", "value", "agc"] = Field(
+        "norm", description="bound their global norm, each value, or their norm against the weights' (adaptive)"
+    )
+
+
+class ScheduleConfig(Strict):
+    """The learning rate over time."""
+
+    name: Literal["cosine", "multistep", "step", "constant", "tanh", "poly", "wsd", "rsqrt", "plateau", "none"] = Field(
+        "cosine", description="a schedule of timm's"
+    )
+    every: Literal["step", "epoch"] = Field("step", description="how often the learning rate changes")
     warmup_epochs: int = Field(0, ge=0)
-    min_lr: float = Field(0.0, ge=0, description="where the cosine ends")
+    warmup_lr: float = Field(1e-5, ge=0, description="where the warm-up starts")
+    min_lr: float = Field(0.0, ge=0, description="where the schedule ends")
+    milestones: list[Count] = Field(default_factory=list, description="epochs at which `multistep` decays")
+    decay_epochs: float | None = Field(None, gt=0, description="epochs between the decays of `step`")
+    decay_rate: float = Field(0.1, gt=0, description="factor of each decay (`poly`: the power)")
+    patience: int = Field(10, ge=0, description="epochs without a better accuracy before `plateau` decays")
+
+
+class TrainConfig(Strict):
+    """How the loop trains."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the forward pass; `auto`: bf16 on GPUs that have it, else fp32"
+    )
+    compile: bool = Field(False, description="compile the network with torch.compile")
+    channels_last: bool = Field(False, description="lay tensors out with the channels last")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="keep an exponential moving average of the weights, of this decay"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | list[Positive] | None = Field(
+        None, description="weights of the classes in the loss: `balanced` (inverse to how frequent they are), or a list"
+    )
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better accuracy")
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        default=["tensorboard"], description="where the numbers go beside metrics.jsonl"
+    )
 
 
 class MethodConfig(Strict):
@@ -86,6 +173,8 @@ class RunConfig(Strict):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
     methods: list[MethodConfig] = Field(default_factory=list)
 
     def named_methods(self) -> list[tuple[str, dict[str, Any]]]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from augury.data.datasets import ImageSet
-
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module,
-    images: ImageSet,
-    normalise: Callable[[Tensor], Tensor],
-    device: torch.device,
-    batch_size: int = 512,
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], normalise: Callable[[Tensor], Tensor]
 ) -> dict[str, float]:
     """Top-1 accuracy in percent and mean negative log-likelihood in nats, in evaluation mode.
 
@@ -25,19 +19,23 @@ def evaluate(
 
     Args:
         network: images -> logits.
-        images: the split; any number of images, each counted once.
+        batches: images N x ch x H x W uint8 and labels N int64 on the network's device; each image counts once.
         normalise: N x ch x H x W uint8 -> float.
-        device: where the network is.
-        batch_size: images at once.
     """
-    was_training = network.training
+    training = [module for module in network.modules() if module.training]
     network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    for rows in torch.arange(len(images)).split(batch_size):
-        logits = network(normalise(images.images[rows].to(device, non_blocking=True))).float()
-        labels = images.labels[rows].to(device, non_blocking=True)
-        correct += (logits.argmax(1) == labels).sum()
-        loss += F.cross_entropy(logits, labels, reduction="sum").double()
-    network.train(was_training)
-    return {"top1": 100 * int(correct) / len(images), "loss": float(loss) / len(images)}
+    sums: list[Tensor] = []
+    images = 0
+    try:
+        for pixels, labels in batches:
+            logits = network(normalise(pixels)).float()
+            loss = F.cross_entropy(logits, labels, reduction="sum").double()
+            found = torch.stack([(logits.argmax(1) == labels).sum().double(), loss])
+            sums = [found + sums[0]] if sums else [found]
+            images += len(labels)
+    finally:
+        # Each by itself: parts of a network may have been in evaluation mode all along.
+        for module in training:
+            module.training = True
+    correct, total = sums[0].tolist()
+    return {"top1": 100 * correct / images, "loss": total / images}

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from augury.config import MethodConfig, RunConfig
-from augury.data.datasets import DataSet
+from augury.data.view import DataSet
 from augury.errors import UsageError, refuse_all
 from augury.pictures import curves_picture
 from augury.registry import Register
-from augury.training.loop import Interrupted, Reporter
 from augury.training.plan import make_plan
 from augury.training.recorder import METRICS, read_rows
-from augury.training.trainer import CONFIG, Result, resume, train
+from augury.training.result import Result
+from augury.training.trainer import CONFIG, resume, train
+from augury.training.watch import Interrupted, Reporter
 
 BASELINE = "baseline"
 
@@ -120,7 +121,8 @@ class _Named:
 
     def __init__(self, reporter: Reporter, name: str) -> None:
         self._reporter, self._name = reporter, name
-        self.step, self.epoch, self.stop = reporter.step, reporter.epoch, reporter.stop
+        self.note, self.read, self.step = reporter.note, reporter.read, reporter.step
+        self.epoch, self.stop = reporter.epoch, reporter.stop
 
     def start(self, what: str, total_steps: int, done: int) -> None:
         label = self._name if what == "training" else f"{self._name} ({what})"
@@ -151,10 +153,7 @@ def _clashes(config: RunConfig, name: str, methods: Sequence[Any], seeds: int, f
 
 def _summarise(results: Mapping[str, Sequence[Result]], folder: Path) -> Comparison:
     split = "val" if any(r.best_test_top1 is None for runs in results.values() for r in runs) else "test"
-    scores = {
-        name: [r.best_val_top1 if r.best_test_top1 is None else r.best_test_top1 for r in runs]
-        for name, runs in results.items()
-    }
+    scores = {name: [r.score for r in runs] for name, runs in results.items()}
     rows = [
         Row(
             composition=name,
@@ -183,10 +182,12 @@ def _write(comparison: Comparison, results: Mapping[str, Sequence[Result]]) -> N
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    *_, last = results.values()
+    key = f"{last[0].chosen_on}_ema_top1" if last[0].weights == "ema" else f"{last[0].chosen_on}_top1"
     curves = {
-        name: [[row["val_top1"] for row in read_rows(Path(r.folder) / METRICS)] for r in runs]
+        name: [[row[key] for row in read_rows(Path(r.folder) / METRICS)] for r in runs]
         for name, runs in results.items()
     }
-    curves_picture(curves, "validation top-1 / %").savefig(folder / "curves.png", dpi=120)
-    *_, last = results.values()
+    chosen_on = "validation" if last[0].chosen_on == "val" else "test"
+    curves_picture(curves, f"{chosen_on} top-1 / %").savefig(folder / "curves.png", dpi=120)
     shutil.copyfile(Path(last[0].folder) / "figures" / "batch.png", folder / "batch.png")

@@ -76,7 +76,9 @@ def curves_picture(curves: Mapping[str, Sequence[Sequence[float]]], title: str) 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
     for name, seeds in curves.items():
-        values = torch.tensor(seeds, dtype=torch.float64)
+        # Early stopping ends runs apart: the band ends with the first.
+        length = min(map(len, seeds))
+        values = torch.tensor([seed[:length] for seed in seeds], dtype=torch.float64)
         epochs = range(1, values.shape[1] + 1)
         (line,) = ax.plot(epochs, values.mean(0), label=name, linewidth=1.5)
         ax.fill_between(epochs, values.amin(0), values.amax(0), color=line.get_color(), alpha=0.12, linewidth=0)

@@ -10,9 +10,12 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from augury.backbones import resnet_cifar as resnet_cifar  # joins timm's registry
+from augury.backbones import trained
+from augury.backbones.stages import freeze_stages
 from augury.batch import ModelOutput
 from augury.config import ModelConfig
 from augury.errors import UsageError
@@ -27,33 +30,49 @@ class Facts:
     num_features: int
 
 
-def default_size(name: str) -> int:
-    """Side in pixels of the images that a model was made for."""
-    return int(_default_cfg(name).get("input_size", (3, 224, 224))[-1])
+def data_config(name: str) -> dict[str, Any]:
+    """How a model wants its images, as timm says: `input_size` (channels, height, width), `crop_pct`, `interpolation`,
+    `mean` and `std` of each channel on the scale of [0, 1].
+
+    Raises:
+        UsageError: timm has no such model.
+    """
+    return resolve_data_config(pretrained_cfg=_default_cfg(name))
 
 
 def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> nn.Module:
-    """Build a network with fresh weights, drawn from torch's generator.
+    """Build a network: fresh weights are drawn from torch's generator, trained ones read where `config` says so.
 
     Raises:
-        UsageError: timm has no such model, or cannot build it for these images.
+        UsageError: timm has no such model, or cannot build it for these images, or its weights cannot be had.
     """
     arguments: dict[str, Any] = {"in_chans": image_size[0], **config.kwargs}
     if _default_cfg(config.name).get("fixed_input_size"):
         arguments.setdefault("img_size", image_size[1:])
+    if config.checkpoint is not None:
+        arguments["pretrained_cfg_overlay"] = trained.overlay(config.checkpoint, _default_cfg(config.name))
+    starts_trained = config.pretrained or config.checkpoint is not None
     try:
-        return timm.create_model(config.name, pretrained=False, num_classes=num_classes, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        network = timm.create_model(config.name, pretrained=starts_trained, num_classes=num_classes, **arguments)
+    except Exception as error:
+        # That the network can be built at all, the plan has tried on the meta device.
+        if starts_trained:
+            raise UsageError(trained.explain(config, error)) from None
+        if not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
+            raise
+        told = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "pretrained_cfg_overlay")
         raise UsageError(
             f"model `{config.name}` cannot be built with {told}: {error}. Choose another model or image size."
         ) from None
+    freeze_stages(network, config)
+    return network
 
 
 def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> Facts:
     """Learn a network's facts without allocating it."""
+    fresh = config.model_copy(update={"pretrained": False, "checkpoint": None})
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = build(config, num_classes, image_size)
+        network = build(fresh, num_classes, image_size)
     classifier = classifier_of(network)
     width = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(network, "num_features", 0)
     return Facts(classifier, int(width))

@@ -62,6 +62,10 @@ class ResNetCifar(nn.Module):
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The stem, and the stages or blocks, by their parameters' names (timm's layer groups)."""
+        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """M x ch x H x W -> M x 64 x H/4 x W/4."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)

@@ -2,112 +2,217 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from augury.data.decoding import SUFFIXES, UnreadableError, decode_rgb, unreadable
+from augury.data.index import Files, Integers, Known, Names, inspect
+from augury.data.source import Collection, Labels, Source
 from augury.errors import UsageError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Which split a folder of that name is."""
+LISTED = 5
+"""Unreadable files that an error names."""
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+@dataclass
+class FolderSource:
+    """Image files, opened when they are read.
+
+    Attributes:
+        root: folder that the paths are below.
+        paths: of the images.
+        labels: N int64.
+        size: (height, width) where all images share one, else None.
+    """
+
+    root: str
+    paths: Names
+    labels: Labels
+    size: tuple[int, int] | None
+    channels: int = field(default=3, init=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index`, upright, mode RGB."""
+        path = Path(self.root, self.paths[index])
+        try:
+            return decode_rgb(path)
+        except UnreadableError as error:
+            raise unreadable(str(path), error) from None
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return os.path.join(self.root, self.paths[index])
 
 
-def read_image_folder(root: Path, size: int | None, model_size: int) -> tuple[dict[str, Arrays], list[str]]:
-    """Read all images of a folder as RGB.
+def open_folder(root: Path, *, skip_bad: bool) -> Collection:
+    """List the images of a folder, and inspect those that are new or have changed since the last start.
 
     Args:
-        root: holds `<class>/*.jpg`, or `train/`, and perhaps `val/` and `test/`, of such.
-        size: side in pixels; None: the images' own size if they all have one, else `model_size`.
-        model_size: see `size`.
+        root: holds `<class>/*.jpg`, or `train/`, and perhaps `val/` and `test/`, of such; also called `training`,
+            `valid`, `validation` and `testing`. Files deeper below a class's folder belong to the class, hidden ones
+            do not.
+        skip_bad: leave out images that cannot be decoded; each is decoded once to know. Otherwise only headers are
+            read, and damage further on is found when the image is wanted.
 
     Returns:
-        images N x 3 x H x W and labels N by split name (`all` for a folder without splits), and the class names.
+        the splits found, or `all` for a folder without splits; class names in alphabetical order.
 
     Raises:
-        UsageError: no classes, an empty class, a class that training does not have, an image that cannot be read.
+        UsageError: no classes, an empty class, a class that training does not have, images that cannot be read.
     """
-    roots = (
-        {name: root / name for name in SPLITS if (root / name).is_dir()} if (root / "train").is_dir() else {"all": root}
+    root = Path(root).expanduser().absolute()
+    try:
+        folders, classes, found = _listed(root)
+    except OSError as error:
+        place = error.filename or root
+        raise UsageError(f"{place}: cannot be listed ({error.strerror}). Check its permissions.") from None
+    everything = Files(
+        [path for files, _ in found.values() for path in files.paths],
+        np.concatenate([files.stamps for files, _ in found.values()]),
     )
-    classes = _subfolders(roots.get("train", root))
+    known = inspect(root, everything, decode=skip_bad)
+    if known.bad and not skip_bad:
+        raise _unreadable(root, everything, known)
+    splits: dict[str, Source] = {}
+    start = 0
+    for split, (files, labels) in found.items():
+        sizes = known.sizes[start : start + len(labels)]
+        splits[split] = _source(root / folders[split], root, files, labels, sizes, classes)
+        start += len(labels)
+    skipped = [f"{root / everything.paths[number]}: {reason}" for number, reason in known.bad.items()]
+    return Collection(splits, classes, skipped=skipped)
+
+
+def _listed(root: Path) -> tuple[dict[str, str], list[str], dict[str, tuple[Files, Labels]]]:
+    """The folder of each split, the classes, and the images of each split with their labels."""
+    folders = _splits(root)
+    place = root / folders.get("train", "")
+    classes = _subfolders(place)
     if len(classes) < 2:
         raise UsageError(
-            f"{root}: found {len(classes)} class folder(s), at least 2 are needed. "
+            f"{place}: found {len(classes)} class folder(s), at least 2 are needed. "
             "Put the images of each class in a folder of its own."
         )
-    files = {name: _files(split, classes) for name, split in roots.items()}
-    if size is None:
-        sizes = _distinct_sizes(path for listed in files.values() for path, _ in listed)
-        size = None if len(sizes) == 1 else model_size
-    return {name: _read(listed, size) for name, listed in files.items()}, classes
+    return folders, classes, {split: _files(root, folder, classes) for split, folder in folders.items()}
+
+
+def _splits(root: Path) -> dict[str, str]:
+    """The folder of each split by its name; `all` without splits."""
+    folders: dict[str, str] = {}
+    for name in _subfolders(root):
+        split = SPLIT_NAMES.get(name.lower())
+        # A folder of images is a class, whatever its name: `train` among `bus` and `tram`.
+        if split is None or (split == "train" and not _subfolders(root / name)):
+            continue
+        if split in folders:
+            raise UsageError(f"{root}: both {folders[split]}/ and {name}/ are its {split} split. Keep one of them.")
+        folders[split] = name
+    if "train" not in folders:
+        return {"all": ""}
+    return {split: folders[split] for split in ("train", "val", "test") if split in folders}
 
 
 def _subfolders(root: Path) -> list[str]:
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _files(root: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    strange = sorted(set(_subfolders(root)) - set(classes))
+def _files(root: Path, folder: str, classes: Sequence[str]) -> tuple[Files, Labels]:
+    """The images of one split, by class, with their labels."""
+    there = _subfolders(root / folder)
+    if not there:
+        raise UsageError(
+            f"{root / folder}: holds no class folders. Sort its images into {_some(classes)}, or move it elsewhere."
+        )
+    strange = sorted(set(there) - set(classes))
     if strange:
         raise UsageError(
-            f"{root / strange[0]}: a class that training does not have. Classes: {', '.join(classes)}. "
+            f"{root / folder / strange[0]}: a class that training does not have. Classes: {_some(classes)}. "
             "Rename or remove it."
         )
-    found = []
+    paths: list[str] = []
+    stamps: list[tuple[int, int]] = []
+    labels: list[int] = []
     for label, name in enumerate(classes):
-        paths = (
-            sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-            if (root / name).is_dir()
-            else []
-        )
-        if not paths:
+        found = sorted(_walk(root, os.path.join(folder, name), ())) if name in there else []
+        if not found:
             raise UsageError(
-                f"{root / name}: no images of this class. "
-                f"Add some ({', '.join(sorted(SUFFIXES))}) or remove the folder."
+                f"{root / folder / name}: no images of this class. "
+                f"Add some ({', '.join(sorted(SUFFIXES))}) or remove the class from every split."
             )
-        found += [(path, label) for path in paths]
+        paths += [path for path, _, _ in found]
+        stamps += [(size, changed) for _, size, changed in found]
+        labels += [label] * len(found)
+    return Files(paths, np.array(stamps, dtype=np.int64)), np.array(labels, dtype=np.int64)
+
+
+def _walk(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> list[tuple[str, int, int]]:
+    """(path, bytes, time of change) of the images at any depth. `above` are the folders on the way, so that a link to
+    one of them is not followed for ever."""
+    found = []
+    status = os.stat(root / folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return []
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = f"{folder}{os.sep}{entry.name}"
+            if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.is_dir():
+                found.append((path, *_stamp(entry)))
+            elif entry.is_dir():
+                found += _walk(root, path, (*above, here))
     return found
 
 
-def _distinct_sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
-    """At most two of the sizes there are: one means that all agree."""
-    sizes: set[tuple[int, int]] = set()
-    for path in paths:
-        with _opened(path) as image:
-            sizes.add(image.size)
-        if len(sizes) > 1:
-            break
-    return sizes
-
-
-def _read(files: list[tuple[Path, int]], size: int | None) -> Arrays:
-    def decode(item: tuple[Path, int]) -> NDArray[np.uint8]:
-        with _opened(item[0]) as image:
-            try:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-            except (OSError, ValueError, SyntaxError) as error:
-                raise _unreadable(item[0], error) from None
-        if size is not None:
-            upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
-        return np.asarray(upright).transpose(2, 0, 1)
-
-    with ThreadPoolExecutor() as pool:
-        images = np.stack(list(pool.map(decode, files)))
-    return images, np.array([label for _, label in files], dtype=np.int64)
-
-
-def _opened(path: Path) -> Image.Image:
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     try:
-        return Image.open(path)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from None
+        status = entry.stat()
+    except OSError:
+        # A link to nothing; opening it will say so.
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
-def _unreadable(path: Path, error: Exception) -> UsageError:
-    return UsageError(f"{path}: not a readable image ({error}). Replace or remove it.")
+def _source(
+    place: Path, root: Path, files: Files, labels: Labels, sizes: Integers, classes: Sequence[str]
+) -> FolderSource:
+    """A split's readable images."""
+    good = np.flatnonzero(sizes[:, 0])
+    left = np.bincount(labels[good], minlength=len(classes))
+    if not left.all():
+        empty = place if not left.any() else place / classes[int(np.argmin(left > 0))]
+        raise UsageError(f"{empty}: none of its images can be read. Replace them, or remove the folder.")
+    sizes = sizes[good]
+    shared = (int(sizes[0, 1]), int(sizes[0, 0])) if (sizes == sizes[0]).all() else None
+    return FolderSource(str(root), Names(files.paths[number] for number in good.tolist()), labels[good], shared)
+
+
+def _unreadable(root: Path, files: Files, known: Known) -> UsageError:
+    lines = [str(unreadable(str(root / files.paths[number]), why)) for number, why in list(known.bad.items())[:LISTED]]
+    if len(known.bad) > LISTED:
+        lines.append(f"{root}: {len(known.bad) - LISTED} more images cannot be read.")
+    return UsageError("\n".join(lines))
+
+
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")

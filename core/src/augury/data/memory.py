@@ -8,122 +8,96 @@ import torch
 from torch import Tensor
 
 from augury.batch import Batch
-from augury.data.datasets import ImageSet
-from augury.data.transforms import Pipeline
-from augury.distributed import Ranks
-from augury.errors import UsageError
-from augury.randomness import generator
+from augury.data.loader import Loader, Order
+from augury.data.pipeline import Pipeline
+from augury.data.splits import Split
+from augury.data.transforms import Uniforms
+from augury.data.view import DataSet, Progress
+
+
+class MemoryFeed:
+    """All splits decoded; the training split on the device. Every process holds all images and takes its slice of each
+    batch."""
+
+    def __init__(self, data: DataSet, device: torch.device, progress: Progress | None = None) -> None:
+        """Decode, telling `progress` how many more images are done."""
+        self._data, self._device = data, device
+        for split in (data.splits.val, data.splits.test):
+            if split is not None:
+                data.pixels(split, progress)
+        self._images = data.pixels(data.splits.train, progress).to(device)
+        self._labels = data.splits.train.labels.to(device)
+
+    def training(self, order: Order, pipelines: Mapping[str, Pipeline]) -> Loader:
+        """Batches of the training split."""
+        return MemoryLoader(self._images, self._labels, order, pipelines)
+
+    def held_out(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of a split once, in order."""
+        pixels, labels = self._data.pixels(split), split.labels
+        for rows in torch.arange(len(split)).split(batch_size):
+            yield (
+                pixels[rows].to(self._device, non_blocking=True),
+                labels[rows].to(self._device, non_blocking=True),
+            )
 
 
 class MemoryLoader:
-    """Training batches in counted randomness: what a row is depends on (seed, epoch, view, image), not on what was
-    loaded before.
+    """A `Loader` over images on the device."""
 
-    Every process holds all images and takes its slice of each batch.
-    """
-
-    def __init__(
-        self,
-        images: ImageSet,
-        pipelines: Mapping[str, Pipeline],
-        *,
-        shares: Mapping[str, float],
-        views: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        ranks: Ranks,
-    ) -> None:
-        """Put the images on the device.
-
-        Args:
-            images: the training split.
-            pipelines: by name, in the order that `Batch.pipeline` counts.
-            shares: share of the rows that each pipeline makes.
-            views: versions of each image in a batch.
-            batch_size: images of a step, over all processes.
-            seed: the run's seed.
-            device: where batches are made.
-            ranks: the processes that share a batch.
-
-        Raises:
-            UsageError: a batch that the processes cannot share evenly.
-        """
-        assert batch_size <= len(images), "the plan refuses larger ones"
-        if batch_size % ranks.size:
-            raise UsageError(f"optim.batch_size={batch_size} must be a multiple of the {ranks.size} processes.")
-        self._images, self._labels = images.images.to(device), images.labels.to(device)
-        self._pipelines, self._shares = dict(pipelines), dict(shares)
-        self._views, self._batch_size, self._seed = views, batch_size, seed
-        self._device, self._ranks = device, ranks
-        self._columns = max(1, *(p.draws for p in pipelines.values()))
+    def __init__(self, images: Tensor, labels: Tensor, order: Order, pipelines: Mapping[str, Pipeline]) -> None:
+        """Load from images N x ch x H x W uint8 and labels N int64, both on the device."""
+        self._images, self._labels, self._order = images, labels, order
+        self._pipelines = dict(pipelines)
+        self._columns = max(p.draws for p in pipelines.values())
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch; images that fill no batch wait for another epoch's order."""
-        return len(self._labels) // self._batch_size
+        """Optimiser steps in an epoch."""
+        return self._order.steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `number`, from batch `start` on."""
-        order = torch.randperm(len(self._labels), generator=generator(self._seed, "order", number)).to(self._device)
-        uniforms = torch.stack([self._uniforms(number, view) for view in range(self._views)])
-        here = self._batch_size // self._ranks.size
-        for step in range(start, self.steps):
-            first = step * self._batch_size + self._ranks.rank * here
-            indices = order[first : first + here]
-            made_by = self._assign(here * self._views, number, step)
-            yield self._batch(indices, uniforms[:, indices].flatten(0, 1), made_by)
+        """The batches of an epoch from step `start` on."""
+        views = range(self._order.views)
+        uniforms = torch.stack([self._order.uniforms(self._columns, number, view) for view in views])
+        for indices, pipeline in self._order.batches(number, start):
+            yield self._batch(indices, uniforms[:, indices].flatten(0, 1), pipeline)
 
     def one_pass(self, pipeline: str) -> Iterator[Batch]:
-        """Every image once, in the data set's order, one view, made by one pipeline."""
-        uniforms = self._uniforms("pass", pipeline)
-        per_rank = len(self._labels) // self._ranks.size
+        """Every image once, in order, made by one pipeline."""
+        uniforms = self._order.uniforms(self._columns, "pass", pipeline)
         number = list(self._pipelines).index(pipeline)
-        mine = torch.arange(per_rank, device=self._device) + self._ranks.rank * per_rank
-        for indices in mine.split(self._batch_size):
-            made = self._pipelines[pipeline](self._images[indices], uniforms[indices])
-            yield Batch.of(
-                made,
-                self._labels[indices],
-                pipeline=torch.full_like(indices, number),
-                indices=indices,
-                pipelines=tuple(self._pipelines),
-            )
+        for indices in self._order.one_pass():
+            yield self._batch(indices, uniforms[indices], torch.full_like(indices, number), views=1)
 
-    def _uniforms(self, *keys: int | str) -> Tensor:
-        """Uniforms for every image of the data set: made on the host, so that all devices draw the same."""
-        return torch.rand(len(self._labels), self._columns, generator=generator(self._seed, "transforms", *keys)).to(
-            self._device
-        )
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
-    def _assign(self, rows: int, epoch: int, step: int) -> dict[str, Tensor]:
-        """Which rows each pipeline makes: round(share * rows) of them, the last one what is left over."""
-        names = [name for name, share in self._shares.items() if share > 0]
-        if len(names) == 1:
-            return {names[0]: torch.arange(rows, device=self._device)}
-        order = torch.randperm(rows, generator=generator(self._seed, "pipelines", epoch, step, self._ranks.rank))
-        counts = [round(self._shares[name] * rows) for name in names[:-1]]
-        parts = order.to(self._device, non_blocking=True).split([*counts, rows - sum(counts)])
-        return dict(zip(names, parts, strict=True))
-
-    def _batch(self, indices: Tensor, uniforms: Tensor, made_by: Mapping[str, Tensor]) -> Batch:
-        rows = indices.repeat(self._views)
-        names = list(self._pipelines)
-        if len(made_by) == 1:
-            (name,) = made_by
-            images = self._pipelines[name](self._images[rows], uniforms)
-            pipeline = torch.full_like(rows, names.index(name))
+    def _batch(self, indices: Tensor, drawn: Tensor, pipeline: Tensor, views: int | None = None) -> Batch:
+        """Args: indices N, drawn M x D and pipeline M on the host."""
+        views = self._order.views if views is None else views
+        device = self._images.device
+        uniforms = Uniforms(drawn, drawn.to(device, non_blocking=True))
+        rows = indices.to(device, non_blocking=True).repeat(views)
+        used = pipeline.unique().tolist()
+        made = list(self._pipelines.values())
+        if len(used) == 1:
+            images = made[used[0]](self._images[rows], uniforms)
         else:
-            images = torch.empty(len(rows), *self._images.shape[1:], device=self._device)
-            pipeline = torch.empty_like(rows)
-            for name, chosen in made_by.items():
-                images[chosen] = self._pipelines[name](self._images[rows[chosen]], uniforms[chosen])
-                pipeline[chosen] = names.index(name)
+            parts, places = [], []
+            for number in used:
+                place = (pipeline == number).nonzero().flatten()
+                there = place.to(device, non_blocking=True)
+                parts.append(made[number](self._images[rows[there]], uniforms.rows(place)))
+                places.append(there)
+            images = torch.empty(len(rows), *parts[0].shape[1:], device=device)
+            for place, part in zip(places, parts, strict=True):
+                images[place] = part
         return Batch.of(
             images,
             self._labels[rows],
-            views=self._views,
-            pipeline=pipeline,
+            views=views,
+            pipeline=pipeline.to(device, non_blocking=True),
             indices=rows,
             pipelines=tuple(self._pipelines),
         )

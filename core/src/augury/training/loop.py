@@ -2,133 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
-import signal
-import threading
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, get_optimizer_class
-from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from augury.backbones.stages import keep_statistics
 from augury.batch import Batch
 from augury.composition import Composition
-from augury.config import OptimConfig
-from augury.data.memory import MemoryLoader
-from augury.distributed import Ranks
-from augury.errors import AuguryError
+from augury.config import RunConfig
+from augury.data.loader import Loader
+from augury.training.labels import LabelPolicy
+from augury.training.optimisation import Schedule, clipper, make_optimizer
 from augury.training.step import Step
-
-
-class Reporter(Protocol):
-    """Who watches a training: a progress bar, or nobody."""
-
-    def start(self, what: str, total_steps: int, done: int) -> None:
-        """A training of `total_steps` begins, `done` of them already made."""
-
-    def step(self, images: int) -> None:
-        """An optimiser step of so many images is made."""
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """An epoch's row is written."""
-
-    def stop(self) -> None:
-        """This training is over."""
-
-
-class Silent:
-    """Watches nothing."""
-
-    def start(self, what: str, total_steps: int, done: int) -> None:
-        return None
-
-    def step(self, images: int) -> None:
-        return None
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        return None
-
-    def stop(self) -> None:
-        return None
-
-
-class Interrupted(AuguryError):
-    """The user asked to stop; what was done is kept."""
-
-    exit_code = 130
-
-
-class StopRequest:
-    """Ctrl-C asks for a stop at the next step; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> StopRequest:
-        self._before = None
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@dataclass
-class Tally:
-    """Sums over the steps of an epoch, on the device; nothing is read from it before the epoch ends."""
-
-    loss: Tensor
-    correct: Tensor
-    steps: int = 0
-    unmixed_rows: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def empty(cls, device: torch.device) -> Tally:
-        return cls(
-            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
-        )
-
-    def add(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
-        self.loss += loss.detach()
-        self.steps += 1
-        if not batch.mixed:
-            self.correct += (logits.argmax(1) == batch.labels[:, 0]).sum()
-            self.unmixed_rows += len(batch)
-
-    def row(self, images_per_step: int, ranks: Ranks) -> dict[str, Any]:
-        """The epoch's numbers. `train_top1` is measured on the batches that no method mixed, None where all were
-        mixed."""
-        top1 = 100 * float(ranks.mean(self.correct.double())) / self.unmixed_rows if self.unmixed_rows else None
-        rate = self.steps * images_per_step / self.seconds if self.seconds else 0.0
-        return {
-            "train_loss": float(ranks.mean(self.loss)) / self.steps,
-            "train_top1": top1,
-            "train_seconds": self.seconds,
-            "images_per_second": rate,
-        }
+from augury.training.tally import Tally
+from augury.training.watch import Interrupted, Reporter, StopRequest
 
 
 @dataclass
 class Position:
-    """How far a training is: epochs done, batches of the current one done, and what was summed over those."""
+    """How far a training is: epochs done, steps of the current one done, and what was summed over those."""
 
     tally: Tally
     epoch: int = 0
-    batch: int = 0
+    step: int = 0
 
 
 @dataclass
@@ -137,98 +40,107 @@ class Loop:
 
     Attributes:
         network, methods, loader: what is trained, with what, on what.
-        epochs: how many.
+        labels: what is said of labels before the methods speak.
+        config: the run's settings.
         on_augmented: called with the first batch of a fresh training, before and after the methods changed it.
+        average: the moving average of the network, None where none is kept.
     """
 
     accelerator: Accelerator
     network: nn.Module
     methods: Composition
-    loader: MemoryLoader
-    config: OptimConfig
+    loader: Loader
+    labels: LabelPolicy
+    config: RunConfig
     reporter: Reporter
     stop: StopRequest
     on_augmented: Callable[[Batch, Tensor], None] | None = None
     position: Position = field(init=False)
+    average: ModelEmaV3 | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        step = Step(self.network, self.methods)
-        optimizer = create_optimizer_v2(
-            step,
-            opt=self.config.name,
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-            momentum=self.config.momentum,
-            filter_bias_and_bn=False,
-            **_fastest(self.config.name, self.accelerator.device),
+        config, device = self.config, self.accelerator.device
+        if config.train.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        step = Step(
+            self.network,
+            self.methods,
+            compiled=config.train.compile,
+            channels_last=config.train.channels_last,
         )
+        optimizer = make_optimizer(config.optim, self.network, self.methods, device)
+        self.clip = clipper(config.optim, self.accelerator, self.network, self.methods)
         self.step_module, self.optimizer = self.accelerator.prepare(step, optimizer)
-        self.scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched="cosine",
-            num_epochs=self.config.epochs,
-            warmup_epochs=self.config.warmup_epochs,
-            warmup_prefix=False,
-            min_lr=self.config.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=self.loader.steps,
-        )
-        self.scheduler.step_update(0)
-        self.position = Position(Tally.empty(self.accelerator.device))
+        self.schedule = Schedule(config.schedule, optimizer, config.optim.epochs, self.loader.steps)
+        if config.train.ema is not None:
+            # The decay grows towards the one that was set, so that short trainings forget where they started.
+            self.average = ModelEmaV3(self.network, decay=config.train.ema, use_warmup=True)
+        self.position = Position(Tally.empty(device))
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that the training is for: the moving average where one is kept."""
+        return self.network if self.average is None else self.average.module
 
     def run(
         self,
-        end_epoch: Callable[[dict[str, Any]], None],
+        end_epoch: Callable[[dict[str, Any]], float | None],
         save: Callable[[], None] | None = None,
         what: str = "training",
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train from the present position to the end.
 
         Args:
-            end_epoch: gets each epoch's row when it is complete.
-            save: keeps the present state; called when a stop was asked for.
+            end_epoch: gets each epoch's row when it is complete; returns its accuracy on the split that chooses.
+            save: keeps the present state; called after each epoch, and when a stop was asked for.
             what: what the reporter calls this training.
+            enough: whether to stop before the last epoch.
 
         Raises:
             Interrupted: a stop was asked for.
         """
-        total = self.config.epochs * self.loader.steps
-        self.reporter.start(what, total, self.methods.run.step)
+        epochs = self.config.optim.epochs
+        self.reporter.start(what, epochs * self.loader.steps, self.methods.run.step)
         try:
-            while self.position.epoch < self.config.epochs:
+            while self.position.epoch < epochs and not enough():
                 self._epoch(save)
                 row = {
                     "epoch": self.position.epoch,
                     "step": self.methods.run.step,
                     "lr": self.optimizer.param_groups[0]["lr"],
                 }
-                row |= self.position.tally.row(self.config.batch_size, self.methods.run.ranks)
+                row |= self.position.tally.row(self.methods.run.ranks)
                 self.position.tally = Tally.empty(self.accelerator.device)
-                end_epoch(row)
+                self.schedule.epoch(self.position.epoch, end_epoch(row))
+                if save is not None:
+                    save()
                 self.reporter.epoch(row)
         finally:
+            self.loader.close()
             self.reporter.stop()
 
     def _epoch(self, save: Callable[[], None] | None) -> None:
         position, tally = self.position, self.position.tally
         self.step_module.train()
+        keep_statistics(self.network)
         started = time.perf_counter() - tally.seconds
-        for batch in self.loader.epoch(position.epoch, start=position.batch):
-            before = batch.images.clone() if self.on_augmented and self.methods.run.step == 0 else None
-            self.methods.augment_batch(batch)
-            if before is not None and self.on_augmented:
-                drawing = time.perf_counter()
-                self.on_augmented(batch, before)
-                started += time.perf_counter() - drawing
-            loss, logits = self.step_module(batch)
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.methods.step()
-            self.scheduler.step_update(self.methods.run.step)
+        parts = self.config.optim.accumulation
+        batches = self.loader.epoch(position.epoch, start=position.step)
+        for number, batch in enumerate(batches, 1):
+            self.labels.prepare(batch)
+            started += self._augment(batch, first=number == 1)
+            whole = number % parts == 0
+            # Gradients are summed over processes once a step.
+            with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
+                loss, logits = self.step_module(batch)
+                self.accelerator.backward(loss / parts if parts > 1 else loss)
             tally.add(loss, logits, batch)
-            position.batch += 1
-            self.reporter.step(self.config.batch_size)
+            if not whole:
+                continue
+            self._optimise()
+            position.step += 1
+            self.reporter.step(self.config.optim.batch_size)
             if self.stop.asked:
                 tally.seconds = time.perf_counter() - started
                 if save is not None:
@@ -237,19 +149,43 @@ class Loop:
         # Reading the loss waits for the device, so the time below is that of finished work.
         float(tally.loss)
         tally.seconds = time.perf_counter() - started
-        position.epoch, position.batch = position.epoch + 1, 0
+        position.epoch, position.step = position.epoch + 1, 0
+
+    def _augment(self, batch: Batch, first: bool) -> float:
+        """Let the methods change the batch; returns the seconds that showing a training's first one took."""
+        if self.on_augmented is None or not first or self.methods.run.step:
+            self.methods.augment_batch(batch)
+            return 0.0
+        before = batch.images.clone()
+        self.methods.augment_batch(batch)
+        drawing = time.perf_counter()
+        self.on_augmented(batch, before)
+        return time.perf_counter() - drawing
+
+    def _optimise(self) -> None:
+        if self.clip is not None:
+            self.clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.methods.step()
+        if self.average is not None:
+            self.average.update(self.network, self.methods.run.step)
+        self.schedule.step(self.methods.run.step)
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""
-        tally = self.position.tally
         scalars = self.methods.run.scalars
+        scaler = self.accelerator.scaler
         return {
             "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
             "methods": dict(self.methods.state_dict()),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
             "epoch": self.position.epoch,
-            "batch": self.position.batch,
-            "tally": vars(tally),
+            "step": self.position.step,
+            "tally": vars(self.position.tally),
             "scalars": {"sums": scalars.sums, "counts": scalars.counts},
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.accelerator.device.type == "cuda" else None,
@@ -259,21 +195,19 @@ class Loop:
         """Go on where `state` was taken."""
         device = self.accelerator.device
         self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
         self.methods.load_state_dict(state["methods"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         tally = Tally(**state["tally"])
         tally.loss, tally.correct = tally.loss.to(device), tally.correct.to(device)
-        self.position = Position(tally, state["epoch"], state["batch"])
+        self.position = Position(tally, state["epoch"], state["step"])
         scalars = self.methods.run.scalars
         scalars.sums = {name: value.to(device) for name, value in state["scalars"]["sums"].items()}
         scalars.counts = dict(state["scalars"]["counts"])
-        self.scheduler.step_update(self.methods.run.step)
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"])
-
-
-def _fastest(name: str, device: torch.device) -> dict[str, Any]:
-    """One kernel for all parameters, where the optimiser has one: SGD on the CPU takes a fifth of the time."""
-    fused = "fused" in inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
-    return {"fused": True} if fused and device.type in ("cpu", "cuda") else {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import psutil
 import torch
 from timm.optim import list_optimizers
 from torch import nn
@@ -14,12 +15,19 @@ from torch import nn
 from augury import backbones
 from augury.batch import PIPELINES
 from augury.choice import Chosen, check, choose, conflicts
+from augury.composition import pipeline_shares
 from augury.config import RunConfig
-from augury.data.datasets import DataSet, check_dataset, load_dataset
-from augury.data.transforms import Transform, parse
+from augury.data.datasets import open_dataset
+from augury.data.pipeline import parse
+from augury.data.source import Collection
+from augury.data.splits import split
+from augury.data.transforms import Transform
+from augury.data.view import DataSet, choose_format, usual_transforms
 from augury.errors import UsageError, refuse_all, unknown
 from augury.method import Spec
 from augury.registry import Register
+from augury.training.optimisation import choose_precision
+from augury.training.recorder import missing_trackers
 
 T = TypeVar("T")
 
@@ -34,6 +42,8 @@ class Plan:
         data: its images.
         spec: the facts that methods are told.
         transforms: of each pipeline, by name.
+        loader: `memory` or `stream`.
+        notes: what the user may not expect, a line each.
     """
 
     config: RunConfig
@@ -41,76 +51,163 @@ class Plan:
     data: DataSet
     spec: Spec
     transforms: dict[str, list[Transform]]
+    loader: str
+    notes: tuple[str, ...]
 
     def build_network(self) -> nn.Module:
-        """A network with fresh weights, drawn from torch's generator."""
-        return backbones.build(self.config.model, len(self.data.classes), self.data.image_size)
+        """A network as training starts with it; fresh weights are drawn from torch's generator."""
+        return backbones.build(self.config.model, len(self.data.classes), self.data.format.size)
 
 
 def make_plan(config: RunConfig, register: Register | None = None, data: DataSet | None = None) -> Plan:
-    """Check a run.
+    """Check a run. Nothing is decoded yet.
 
     Args:
         config: the run's settings.
         register: what method names mean; the built-in and the user's register when None.
-        data: the images that `config.data` stands for, where they are loaded already.
+        data: what `config` stands for, where it is open already.
 
     Raises:
         UsageError: all that is wrong, a line each.
     """
     problems: list[str] = []
     chosen, found = choose(config.named_methods(), register)
-    problems += found + _device_problems(config.device)
-    if config.optim.name not in list_optimizers():
-        problems.append("optim.name: " + unknown("optimiser", config.optim.name, map(str, list_optimizers())))
-    size = _or_problem(problems, lambda: backbones.default_size(config.model.name))
-    _or_problem(problems, lambda: check_dataset(config.data))
+    problems += found + _machine_problems(config) + _optim_problems(config)
+    wanted = _or_problem(problems, lambda: backbones.data_config(config.model.name))
     if data is None:
-        # Decoding a folder of images takes its time, so what is wrong already is told first.
-        refuse_all(problems + conflicts(chosen))
-        assert size is not None
-        data = load_dataset(config.data, size)
-    transforms = _transforms(config, data, problems)
-    facts = _or_problem(problems, lambda: backbones.inspect_model(config.model, len(data.classes), data.image_size))
-    spec = _spec(config, data, facts)
+        # Looking through a large folder takes its time, so what is wrong already is told with what is wrong there.
+        collection = _or_problem(problems, lambda: open_dataset(config.data))
+        refuse_all(problems + ([] if collection else conflicts(chosen)))
+        assert wanted is not None
+        assert collection is not None
+        data = _or_problem(problems, partial(_data_set, config, collection, wanted))
+        refuse_all(problems + ([] if data else conflicts(chosen)))
+        assert data is not None
+    ready = data
+    transforms = _transforms(config, ready, problems)
+    facts = _or_problem(problems, lambda: backbones.inspect_model(config.model, len(ready.classes), ready.format.size))
+    spec = _spec(config, ready, facts)
     if facts is not None:
         views = max((c.cls.views for c in chosen), default=1)
-        rows = config.optim.batch_size * views
+        rows = config.optim.batch_size // config.optim.accumulation * views
         problems += check(chosen, spec, facts.classifier, rows=rows, model=config.model.name)
-    images = len(data.train)
-    if config.optim.batch_size > images:
-        problems.append(
-            f"optim.batch_size={config.optim.batch_size} is more than the {images} training images. "
-            f"Set it with --set optim.batch_size={images} or less."
-        )
+    problems += _size_problems(config, ready)
     refuse_all(problems)
-    return Plan(config, chosen, data, spec, transforms)
+    loader = _loader(config, ready)
+    return Plan(config, chosen, ready, spec, transforms, loader, _notes(config, chosen, ready, transforms, loader))
+
+
+def _data_set(config: RunConfig, collection: Collection, model: dict[str, object]) -> DataSet:
+    starts_trained = config.model.pretrained or config.model.checkpoint is not None
+    form = choose_format(config.data, collection, model, starts_trained)
+    return DataSet(
+        split(collection, config.data),
+        collection.classes,
+        form,
+        usual_transforms(collection, form.side),
+        tuple(collection.skipped),
+    )
 
 
 def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Spec:
-    steps = len(data.train) // config.optim.batch_size
+    steps = len(data.splits.train) // config.optim.batch_size
     return Spec(
         num_classes=len(data.classes),
         num_features=facts.num_features if facts else None,
-        image_size=data.image_size,
+        image_size=data.format.size,
         total_steps=steps * config.optim.epochs,
         steps_per_epoch=steps,
-        build_network=lambda: backbones.build(config.model, len(data.classes), data.image_size),
+        build_network=lambda: backbones.build(config.model, len(data.classes), data.format.size),
     )
 
 
 def _transforms(config: RunConfig, data: DataSet, problems: list[str]) -> dict[str, list[Transform]]:
     base = data.transforms if config.data.base is None else config.data.base
     words = {"base": base, "augmented": base if config.data.augmented is None else config.data.augmented}
-    return {name: _or_problem(problems, partial(parse, words[name], f"data.{name}")) or [] for name in PIPELINES}
+    frame = data.format.frame
+    return {name: _or_problem(problems, partial(parse, words[name], f"data.{name}", frame)) or [] for name in PIPELINES}
 
 
-def _device_problems(device: str) -> list[str]:
+def _machine_problems(config: RunConfig) -> list[str]:
+    problems, device = [], config.device
     if device not in ("auto", "cpu", "cuda"):
-        return [f"config: key `device` must be one of auto, cpu, cuda, got {device!r}. Set it with --set device=cpu."]
-    if device == "cuda" and not torch.cuda.is_available():
-        return ["config: key `device` is cuda, but torch sees no GPU here. Set it with --set device=cpu."]
-    return []
+        problems.append(
+            f"config: key `device` must be one of auto, cpu, cuda, got {device!r}. Set it with --set device=cpu."
+        )
+    elif device == "cuda" and not torch.cuda.is_available():
+        problems.append("config: key `device` is cuda, but torch sees no GPU here. Set it with --set device=cpu.")
+    elif choose_precision(config) == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+        problems.append("train.precision=fp16 needs a GPU. Set it with --set train.precision=bf16, or fp32.")
+    return problems + missing_trackers(config.train.trackers)
+
+
+def _optim_problems(config: RunConfig) -> list[str]:
+    optim, schedule, problems = config.optim, config.schedule, []
+    if optim.name not in list_optimizers():
+        problems.append("optim.name: " + unknown("optimiser", optim.name, map(str, list_optimizers())))
+    if optim.batch_size % optim.accumulation:
+        problems.append(
+            f"optim.accumulation={optim.accumulation} must divide optim.batch_size={optim.batch_size}. "
+            "Set it with --set optim.accumulation=1."
+        )
+    if schedule.name == "multistep" and not schedule.milestones:
+        problems.append(
+            "schedule.name=multistep needs its epochs. Set them with "
+            f"--set schedule.milestones=[{max(1, optim.epochs // 2)},{max(1, optim.epochs * 3 // 4)}]."
+        )
+    if schedule.warmup_epochs >= optim.epochs and schedule.warmup_epochs:
+        problems.append(
+            f"schedule.warmup_epochs={schedule.warmup_epochs} must be less than optim.epochs={optim.epochs}. "
+            "Set it with --set schedule.warmup_epochs=0."
+        )
+    return problems
+
+
+def _size_problems(config: RunConfig, data: DataSet) -> list[str]:
+    problems, images = [], len(data.splits.train)
+    if config.optim.batch_size > images:
+        problems.append(
+            f"optim.batch_size={config.optim.batch_size} is more than the {images} training images. "
+            f"Set it with --set optim.batch_size={images} or less."
+        )
+    weights = config.train.class_weights
+    if isinstance(weights, list) and len(weights) != len(data.classes):
+        problems.append(
+            f"train.class_weights must be {len(data.classes)} numbers, one for each class, got {len(weights)}. "
+            "Set it with --set train.class_weights=balanced."
+        )
+    return problems
+
+
+def _loader(config: RunConfig, data: DataSet) -> str:
+    """Memory where all images take less than a quarter of what is free."""
+    if config.data.loader != "auto":
+        return config.data.loader
+    fits = data.bytes < psutil.virtual_memory().available / 4
+    if config.device != "cpu" and torch.cuda.is_available():
+        fits = fits and data.bytes < torch.cuda.mem_get_info()[0] / 4
+    return "memory" if fits else "stream"
+
+
+def _notes(
+    config: RunConfig, chosen: list[Chosen], data: DataSet, transforms: dict[str, list[Transform]], loader: str
+) -> tuple[str, ...]:
+    notes = []
+    if data.skipped:
+        notes.append(f"{len(data.skipped)} images cannot be read and are left out; data.json names them.")
+    used = pipeline_shares(chosen, PIPELINES)
+    if transforms["base"] == transforms["augmented"] and sum(share > 0 for share in used.values()) > 1:
+        notes.append(
+            "both pipelines are the same, so nothing tells base from augmented images. "
+            'Set one, for example with --set "data.augmented=randaugment crop:4 flip".'
+        )
+    crops = any(type(t).__name__ == "RandomResizedCrop" for part in transforms.values() for t in part)
+    if loader == "memory" and crops and data.splits.train.source.size is None:
+        notes.append(
+            f"images are kept in memory as their centre square of {data.format.kept} pixels, and random_resized_crop "
+            "crops from that. To crop from whole images: --set data.loader=stream."
+        )
+    return tuple(notes)
 
 
 def _or_problem(problems: list[str], make: Callable[[], T]) -> T | None:

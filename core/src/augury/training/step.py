@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from augury.backbones import forward
@@ -12,12 +13,18 @@ from augury.composition import Composition
 class Step(nn.Module):
     """Holds the network and the methods, so that the gradients of both are synchronised alike."""
 
-    def __init__(self, network: nn.Module, methods: Composition) -> None:
+    def __init__(
+        self, network: nn.Module, methods: Composition, *, compiled: bool = False, channels_last: bool = False
+    ) -> None:
+        """Step with `network`, its forward pass compiled and its images laid out with the channels last if so asked."""
         super().__init__()
         self.network = network
         self.methods = methods
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        # The function is compiled, not the network, whose weights keep their names.
+        self._forward = torch.compile(forward) if compiled else forward
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, and the logits M x C (detached) for whoever measures."""
-        output = forward(self.network, batch.images)
+        output = self._forward(self.network, batch.images.contiguous(memory_format=self._layout))
         return self.methods.compute_loss(batch, output), output.logits.detach()

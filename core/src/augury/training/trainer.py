@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,9 +18,11 @@ from augury import backbones
 from augury.batch import Batch
 from augury.composition import Composition
 from augury.config import RunConfig, load_config, save_config
-from augury.data.datasets import DataSet
-from augury.data.memory import MemoryLoader
-from augury.data.transforms import Pipeline
+from augury.data.loader import Feed, Order
+from augury.data.memory import MemoryFeed
+from augury.data.pipeline import Pipeline
+from augury.data.stream import StreamFeed
+from augury.data.view import DataSet
 from augury.distributed import Ranks
 from augury.errors import UsageError
 from augury.evaluation import evaluate
@@ -30,29 +30,16 @@ from augury.pictures import batch_picture
 from augury.randomness import derive
 from augury.registry import Register
 from augury.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
-from augury.training.loop import Interrupted, Loop, Reporter, Silent, StopRequest
+from augury.training.facts import DATA, check_same_data, data_facts, versions, weights_metadata
+from augury.training.labels import LabelPolicy
+from augury.training.loop import Loop
+from augury.training.optimisation import make_accelerator
 from augury.training.plan import Plan, make_plan
 from augury.training.recorder import METRICS, Recorder, read_rows
+from augury.training.result import RESULT, Result
+from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
 
-CONFIG, RESULT = "config.json", "result.json"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run came to; accuracies in percent. `test_*` are None where there is no test split.
-
-    `best_*` is the epoch with the highest validation accuracy, the first of those that share it.
-    """
-
-    folder: str
-    epochs: int
-    best_epoch: int
-    best_val_top1: float
-    last_val_top1: float
-    best_test_top1: float | None
-    last_test_top1: float | None
-    seconds: float
-    images_per_second: float
+CONFIG = "config.json"
 
 
 class Trainer:
@@ -65,21 +52,27 @@ class Trainer:
         Args:
             plan: a checked run.
             reporter: who watches.
+
+        Raises:
+            UsageError: an image that cannot be read, or trained weights that cannot be had.
         """
         self.plan, self.config, self.data = plan, plan.config, plan.data
         self.reporter = reporter or Silent()
         self.folder: Path | None = None
         self.recorder: Recorder | None = None
         self.stop = StopRequest()
-        self.accelerator = _accelerator(self.config.device)
+        for note in plan.notes:
+            self.reporter.note(note)
+        self.accelerator = make_accelerator(self.config)
         self.ranks = Ranks()
         device, seed = self.accelerator.device, self.config.seed
+        form = self.data.format
         self.pipelines = {
-            name: Pipeline(transforms, self.data.mean, self.data.std, device)
-            for name, transforms in plan.transforms.items()
+            name: Pipeline(transforms, form.frame, form.std, device) for name, transforms in plan.transforms.items()
         }
         torch.manual_seed(derive(seed, "network"))
         self.network = plan.build_network().to(device)
+        self.feed = self._feed(device)
         self.methods = Composition(
             plan.chosen,
             plan.spec,
@@ -93,18 +86,26 @@ class Trainer:
         self.loop = self._loop(self.accelerator, self.network, self.methods, seed)
         self.loop.on_augmented = self._draw_batch
 
+    def _feed(self, device: torch.device) -> Feed:
+        if self.plan.loader == "stream":
+            return StreamFeed(self.data, device, self.config.data.workers)
+        total, done = self.data.images, 0
+
+        def read(more: int) -> None:
+            nonlocal done
+            done += more
+            self.reporter.read(done, total)
+
+        return MemoryFeed(self.data, device, read)
+
     def _loop(self, accelerator: Accelerator, network: nn.Module, methods: Composition, seed: int) -> Loop:
-        loader = MemoryLoader(
-            self.data.train,
-            self.pipelines,
-            shares=methods.shares,
-            views=methods.views,
-            batch_size=self.config.optim.batch_size,
-            seed=seed,
-            device=accelerator.device,
-            ranks=self.ranks,
+        optim, train = self.config.optim, self.data.splits.train
+        order = Order(
+            len(train), optim.batch_size, methods.views, methods.shares, seed, self.ranks, parts=optim.accumulation
         )
-        return Loop(accelerator, network, methods, loader, self.config.optim, self.reporter, self.stop)
+        loader = self.feed.training(order, self.pipelines)
+        labels = LabelPolicy(self.config.train, train.labels, len(self.data.classes), accelerator.device)
+        return Loop(accelerator, network, methods, loader, labels, self.config, self.reporter, self.stop)
 
     # What methods are lent.
 
@@ -118,12 +119,13 @@ class Trainer:
         seed = derive(self.config.seed, key, "stage")
         torch.manual_seed(seed)
         # An accelerator of its own, since one keeps all that it prepared.
-        accelerator = _accelerator(self.config.device)
+        accelerator = make_accelerator(self.config)
         network = self.plan.build_network().to(accelerator.device)
         alone = Composition([], self.plan.spec, seed=seed, device=accelerator.device, ranks=self.ranks)
         alone.shares = {name: float(name == pipeline) for name in alone.shares}
-        self._loop(accelerator, network, alone, seed).run(lambda row: None, what=f"{key}: pre-train stage")
-        return network.eval()
+        loop = self._loop(accelerator, network, alone, seed)
+        loop.run(lambda row: None, what=f"{key}: pre-train stage")
+        return loop.result.eval()
 
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         """Keep a figure in the run folder and in TensorBoard."""
@@ -132,8 +134,12 @@ class Trainer:
 
     def _draw_batch(self, batch: Batch, before: Tensor) -> None:
         if self.recorder is not None:
-            figure = batch_picture(batch, before, self.data.classes, self.data.mean, self.data.std)
-            self.recorder.figure("batch", figure, 0)
+            self.recorder.figure("batch", self.picture(batch, before), 0)
+
+    def picture(self, batch: Batch, before: Tensor, columns: int = 8) -> Any:
+        """A matplotlib figure of what a batch became; `before` are its images before the methods changed them."""
+        form = self.data.format
+        return batch_picture(batch, before, self.data.classes, form.mean, form.std, columns)
 
     # The run.
 
@@ -153,13 +159,14 @@ class Trainer:
         if not resume:
             _make_folder(folder)
             save_config(self.config, folder / CONFIG)
-        (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n", encoding="utf-8")
+            _write_json(folder / DATA, data_facts(self.plan))
+        _write_json(folder / "versions.json", versions())
         state = load_checkpoint(folder) if resume else None
-        self._best: dict[str, Any] = state["best"] if state else {"epoch": 0, "val_top1": -1.0}
+        self._best: dict[str, Any] = state["best"] if state else {"epoch": 0, "top1": -1.0}
         spent = state["seconds"] if state else 0.0
         self._elapsed = lambda: spent + time.perf_counter() - started
         if self.accelerator.is_main_process:
-            self.recorder = Recorder(folder, epochs_done=state["loop"]["epoch"] if state else 0)
+            self.recorder = Recorder(folder, self.config, epochs_done=state["loop"]["epoch"] if state else 0)
         try:
             with self.stop:
                 if state:
@@ -169,7 +176,7 @@ class Trainer:
                     # From here on torch's own generator serves dropout; what a stage drew must not show.
                     torch.manual_seed(derive(self.config.seed, "torch", self.ranks.rank))
                     self._save()
-                self.loop.run(self._end_epoch, self._save)
+                self.loop.run(self._end_epoch, self._save, enough=self._enough)
             return self._finish()
         except Interrupted:
             raise Interrupted(f"interrupted; what was done is kept. Go on with: augury resume {folder}") from None
@@ -177,20 +184,34 @@ class Trainer:
             if self.recorder is not None:
                 self.recorder.close()
 
-    def _evaluate(self, split: str) -> dict[str, float]:
-        images = getattr(self.data, split)
-        found = evaluate(self.network, images, self.pipelines["base"].normalise, self.accelerator.device)
-        return {f"{split}_{key}": value for key, value in found.items()}
+    @property
+    def chooses(self) -> str:
+        """The split on which the best epoch is chosen: `val`, or `test` under the papers' protocol."""
+        return "test" if self.data.splits.val is None else "val"
 
-    def _end_epoch(self, row: dict[str, Any]) -> None:
-        row |= self._evaluate("val")
+    def _evaluate(self, split: str, network: nn.Module) -> dict[str, float]:
+        batches = self.feed.held_out(getattr(self.data.splits, split))
+        with self.accelerator.autocast():
+            return evaluate(network, batches, self.pipelines["base"].normalise)
+
+    def _end_epoch(self, row: dict[str, Any]) -> float:
+        split = self.chooses
+        found = self._evaluate(split, self.network)
+        row |= {f"{split}_{key}": value for key, value in found.items()}
+        if self.loop.average is not None:
+            found = self._evaluate(split, self.loop.average.module)
+            row |= {f"{split}_ema_{key}": value for key, value in found.items()}
         row |= self.methods.post_epoch(row)
-        if row["val_top1"] > self._best["val_top1"]:
-            self._best = {"epoch": row["epoch"], "val_top1": row["val_top1"]}
+        if found["top1"] > self._best["top1"]:
+            self._best = {"epoch": row["epoch"], "top1": found["top1"]}
             self._save_weights("best")
         if self.recorder is not None:
             self.recorder.row(row)
-        self._save()
+        return found["top1"]
+
+    def _enough(self) -> bool:
+        patience = self.config.train.patience
+        return patience is not None and self.loop.position.epoch - self._best["epoch"] >= patience
 
     def _save(self) -> None:
         if self.accelerator.is_main_process and self.folder is not None:
@@ -199,34 +220,40 @@ class Trainer:
 
     def _save_weights(self, which: str) -> None:
         if self.accelerator.is_main_process and self.folder is not None:
-            metadata = {"model": self.config.model.name, "classes": json.dumps(self.data.classes)}
-            save_weights(self.folder / f"{which}.safetensors", self.network.state_dict(), metadata)
+            path = self.folder / f"{which}.safetensors"
+            save_weights(path, self.loop.result.state_dict(), weights_metadata(self.plan))
 
     def _finish(self) -> Result:
         assert self.folder is not None
         self._save_weights("last")
-        last = self._evaluate("val") | (self._evaluate("test") if self.data.test is not None else {})
-        best: dict[str, float] = {}
-        if self.data.test is not None:
-            self.network.load_state_dict(
-                load_file(self.folder / "best.safetensors", device=str(self.accelerator.device))
-            )
-            best = self._evaluate("test")
+        network, splits = self.loop.result, self.data.splits
+        last = {
+            split: self._evaluate(split, network)["top1"]
+            for split in ("val", "test")
+            if getattr(splits, split) is not None
+        }
+        best = {self.chooses: self._best["top1"]}
+        if self.chooses == "val" and splits.test is not None:
+            weights = load_file(self.folder / "best.safetensors", device=str(self.accelerator.device))
+            network.load_state_dict(weights)
+            best["test"] = self._evaluate("test", network)["top1"]
         rows = read_rows(self.folder / METRICS)
         seconds = sum(row["train_seconds"] for row in rows)
         result = Result(
             folder=str(self.folder),
-            epochs=self.config.optim.epochs,
+            epochs=self.loop.position.epoch,
+            chosen_on=self.chooses,
+            weights="raw" if self.loop.average is None else "ema",
             best_epoch=self._best["epoch"],
-            best_val_top1=self._best["val_top1"],
-            last_val_top1=last["val_top1"],
-            best_test_top1=best.get("test_top1"),
-            last_test_top1=last.get("test_top1"),
+            best_val_top1=best.get("val"),
+            last_val_top1=last.get("val"),
+            best_test_top1=best.get("test"),
+            last_test_top1=last.get("test"),
             seconds=self._elapsed(),
             images_per_second=self.methods.run.step * self.config.optim.batch_size / seconds,
         )
         if self.accelerator.is_main_process:
-            (self.folder / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+            _write_json(self.folder / RESULT, dataclasses.asdict(result))
         return result
 
 
@@ -258,7 +285,10 @@ def resume(
     config = load_config(folder / CONFIG)
     if (folder / RESULT).exists():
         return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
-    return Trainer(make_plan(config, register, data), reporter=reporter).run(folder, resume=True)
+    plan = make_plan(config, register, data)
+    # `auto` may choose otherwise on another day, and then the draws would be others.
+    plan = dataclasses.replace(plan, loader=check_same_data(folder, plan))
+    return Trainer(plan, reporter=reporter).run(folder, resume=True)
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -274,17 +304,5 @@ def _make_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another --output.") from None
 
 
-def _accelerator(device: str) -> Accelerator:
-    # Buffers are the methods' state, equal on all ranks by construction, or BatchNorm's, which each rank keeps for
-    # itself.
-    return Accelerator(cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("augury-core", "torch", "torchvision", "timm", "accelerate", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

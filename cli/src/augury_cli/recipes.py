@@ -1,0 +1,80 @@
+"""`augury recipes`: the settings that methods bring, ready to be run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from augury_cli.quick import QuickCommand, QuickGroup
+from augury_cli.tables import print_json, print_rows
+
+if TYPE_CHECKING:
+    from augury.recipes import Recipe
+
+app = typer.Typer(
+    name="recipes",
+    help="The recipes that the installed and listed methods bring.",
+    no_args_is_help=True,
+    cls=QuickGroup,
+    rich_markup_mode=None,
+)
+
+
+@app.command("list", cls=QuickCommand)
+def list_recipes(
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="GLOB", help="Those that use this method, or come with it.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="GLOB", help="Those for this data set.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Those for this model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects and nothing else.")] = False,
+) -> None:
+    """List recipes, with the number that the paper reports, without importing any method.
+
+    Run one with: augury run --recipe NAME
+    """
+    from augury.recipes import recipes, select
+    from augury.registry import Register
+
+    register = Register.load()
+    chosen = select(recipes(register), method=method, dataset=dataset, model=model)
+    if as_json:
+        print_json([{**asdict(recipe), "path": str(recipe.path)} for recipe in chosen])
+    else:
+        titles = ("name", "data set", "model", "methods", "published", "title")
+        print_rows(titles, [_cells(recipe) for recipe in chosen], wraps=("methods", "published", "title"))
+    for line in register.notes:
+        typer.echo(line, err=True)
+
+
+@app.command("show", cls=QuickCommand)
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="The recipe, as `augury recipes list` names it.")],
+) -> None:
+    """Print a recipe's file as it is; its path, as a comment, on stderr."""
+    from augury.errors import AuguryError
+    from augury.recipes import find_recipe
+
+    path = find_recipe(name)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise AuguryError(f"recipe {path}: cannot be read: {error.strerror}.") from None
+    typer.echo(f"# {path}", err=True)
+    typer.echo(text, nl=False)
+
+
+def _cells(recipe: Recipe) -> tuple[str, ...]:
+    if recipe.problem:
+        return recipe.name, "-", "-", "-", "-", f"broken: {recipe.problem}"
+    published = "-" if recipe.published is None else str(recipe.published)
+    return (
+        recipe.name,
+        recipe.dataset,
+        recipe.model,
+        "+".join(recipe.methods) or "-",
+        published or "-",
+        recipe.title or "-",
+    )

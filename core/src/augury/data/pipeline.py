@@ -1,0 +1,168 @@
+"""A pipeline: words that are read, chained, and turned into the batched or the single form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from augury.config import read_value
+from augury.data.geometry import RandomResizedCrop, ReflectCrop, centre_square
+from augury.data.transforms import Frame, Single, Transform, Uniforms
+from augury.errors import UsageError, unknown
+from augury.validation import Strict, explain
+
+WORDS = {
+    "crop": "geometry.Crop",
+    "reflect_crop": "geometry.ReflectCrop",
+    "flip": "geometry.Flip",
+    "random_resized_crop": "geometry.RandomResizedCrop",
+    "autoaugment": "policies.AutoAugment",
+    "randaugment": "policies.RandAugment",
+    "trivialaugment": "policies.TrivialAugment",
+    "augmix": "policies.AugMix",
+    "color_jitter": "policies.ColorJitter",
+    "cutout": "geometry.Cutout",
+    "random_erasing": "geometry.RandomErasing",
+}
+
+
+def parse(words: Sequence[str], key: str, frame: Frame) -> list[Transform]:
+    """Read the words of a pipeline.
+
+    Args:
+        words: `crop:4`, `flip`, `randaugment:n=2,m=9`, in the order of application.
+        key: the setting they come from, for the messages.
+        frame: the images they are for.
+
+    Raises:
+        UsageError: unknown words, and missing, unknown or wrong arguments, a line each.
+    """
+    transforms: list[Transform] = []
+    problems: list[str] = []
+    for word in words:
+        try:
+            transforms.append(_read(word, key, frame))
+        except UsageError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
+    return transforms
+
+
+def _read(word: str, key: str, frame: Frame) -> Transform:
+    name, colon, text = word.partition(":")
+    if name not in WORDS:
+        raise UsageError(f"{key}: " + unknown("transform", name, WORDS))
+    module, _, class_name = WORDS[name].rpartition(".")
+    # The policies bring more of torchvision with them than a run without them needs.
+    model: type[Strict] = getattr(import_module(f"augury.data.{module}"), class_name)
+    fields = list(model.model_fields)
+    if colon and not text:
+        raise UsageError(f"{key}: transform `{word}` ends in a colon. {_example(name, fields)}")
+    arguments = {}
+    for number, part in enumerate(text.split(",") if text else []):
+        field, sign, value = part.partition("=")
+        if not sign and (number or not fields):
+            raise UsageError(f"{key}: transform `{word}`: `{part}` must be argument=value. {_example(name, fields)}")
+        arguments[field if sign else fields[0]] = read_value(value if sign else part)
+    try:
+        transform = model.model_validate(arguments)
+    except ValidationError as error:
+        lines = explain(error, model, f"{key}: transform `{name}`", "argument", f"{name}:{{path}}={{value}}")
+        raise UsageError("\n".join(f"{line} {_example(name, fields)}" for line in lines)) from None
+    if isinstance(transform, ReflectCrop) and transform.padding >= min(frame.size):
+        raise UsageError(
+            f"{key}: transform `{word}` must pad by less than the image's side, {min(frame.size)}. "
+            f"Set it with reflect_crop:{max(1, min(frame.size) // 8)}."
+        )
+    return transform  # type: ignore[return-value]
+
+
+def _example(name: str, fields: Sequence[str]) -> str:
+    return f"Write {name}:N, N its {fields[0]}." if fields else f"Write {name} alone."
+
+
+class Pipeline:
+    """A chain of transforms with the normalisation at its place: after the last word that works on 8-bit images."""
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        frame: Frame,
+        std: Sequence[float],
+        device: torch.device,
+    ) -> None:
+        """Chain `transforms`; `std` is of each channel on the scale of [0, 1]."""
+        after = next((i for i in range(len(transforms), 0, -1) if not transforms[i - 1].last), 0)
+        self._bytes, self._floats = list(transforms[:after]), list(transforms[after:])
+        self._frame = frame
+        self.whole = any(isinstance(t, RandomResizedCrop) for t in transforms)
+        """Whether its words want images from before the centre crop."""
+        self.draws = sum(t.draws for t in transforms)
+        self.last_draws = sum(t.draws for t in self._floats)
+        std_ = torch.tensor(std, device=device)[:, None, None]
+        self._scale = 1 / (255 * std_)
+        self._shift = -torch.tensor(frame.mean, device=device)[:, None, None] / std_
+
+    def __call__(self, images: Tensor, uniforms: Uniforms) -> Tensor:
+        """Transform and normalise a batch.
+
+        Args:
+            images: N x ch x H x W uint8, of the run's image size or larger.
+            uniforms: N x D, D at least `draws`.
+
+        Returns:
+            N x ch x H x W float32 of the run's image size.
+        """
+        at = 0
+        if not self.whole:
+            images = self._centre(images)
+        for transform in self._bytes:
+            images = transform(images, uniforms.columns(at, transform.draws), self._frame)
+            at += transform.draws
+        return self.finish(images, uniforms.columns(at, self.last_draws))
+
+    def finish(self, images: Tensor, uniforms: Uniforms) -> Tensor:
+        """Normalise, and apply the words after that; `uniforms` are those words' alone, N x `last_draws`."""
+        images, at = self.normalise(images), 0
+        for transform in self._floats:
+            images = transform(images, uniforms.columns(at, transform.draws), self._frame)
+            at += transform.draws
+        return images
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Take the centre and normalise: what evaluation sees. N x ch x H x W uint8 -> float32."""
+        return torch.addcmul(self._shift, self._centre(images).float(), self._scale)
+
+    def single(self) -> Chain:
+        """All up to the normalisation, for one PIL image; ends in ch x H x W uint8."""
+        return Chain([t.single(self._frame) for t in self._bytes], self._frame, self.whole)
+
+    def _centre(self, images: Tensor) -> Tensor:
+        (height, width), (h, w) = images.shape[-2:], self._frame.size
+        top, left = (height - h) // 2, (width - w) // 2
+        return images[:, :, top : top + h, left : left + w] if (height, width) != (h, w) else images
+
+
+class Chain:
+    """The single form of a pipeline, as it is sent to worker processes: a PIL image -> ch x H x W uint8."""
+
+    def __init__(self, steps: Sequence[Single], frame: Frame, whole: bool) -> None:
+        self._steps, self._frame, self.whole = list(steps), frame, whole
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        if not self.whole:
+            height, width = self._frame.size
+            top, left = (image.height - height) // 2, (image.width - width) // 2
+            image = image.crop((left, top, left + width, top + height))
+        for step in self._steps:
+            image = step(image)
+        if (image.height, image.width) != self._frame.size:
+            image = centre_square(image, self._frame.size[0], self._frame.interpolation)
+        return pil_to_tensor(image)

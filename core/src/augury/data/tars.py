@@ -1,0 +1,276 @@
+"""Images inside tar files, read where they lie: plain tars of class folders, and WebDataset's shards."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augury.data.content import ContentSource, collect
+from augury.data.decoding import SUFFIXES
+from augury.data.folder import SPLIT_NAMES
+from augury.data.index import Integers, Names
+from augury.data.source import Collection, Labels
+from augury.errors import UsageError
+
+INFO_FILES = ("_info.json", "info.json")
+"""Where timm's WebDatasets list their splits."""
+
+
+@dataclass
+class TarSource(ContentSource):
+    """Images in tar files, which are opened for each image, so that threads and processes do not share a position.
+
+    Attributes:
+        tars: paths of the tar files.
+        members: names of the images in them.
+        places: N x 3 int64, number of the tar file, first byte and number of bytes.
+    """
+
+    tars: list[str]
+    members: Names
+    places: Integers
+
+    def content(self, index: int) -> io.BytesIO:
+        """The bytes of image `index`."""
+        number, start, size = self.places[index].tolist()
+        with open(self.tars[number], "rb") as file:
+            file.seek(start)
+            return io.BytesIO(file.read(size))
+
+    def name(self, index: int) -> str:
+        """Path of the tar file and name in it."""
+        return f"{self.tars[self.places[index, 0]]}:{self.members[index]}"
+
+    def take(self, rows: Integers) -> TarSource:
+        """The images of those numbers."""
+        members = Names(self.members[row] for row in rows.tolist())
+        return TarSource(self.labels[rows], self.tars, members, self.places[rows])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An image in a tar: where it is and what it belongs to."""
+
+    split: str
+    kind: str
+    name: str
+    place: tuple[int, int, int]
+
+
+def open_tar(path: Path, *, skip_bad: bool) -> Collection:
+    """Open a tar of images, or a folder of tars.
+
+    As for timm, an image's class is the folder it lies in, and a tar inside a folder or another tar counts as a folder
+    of its name. A folder further up called train, val or test, in any spelling that folders of images have, is a split;
+    timm's own reader would train on the images of all of them.
+
+    Args:
+        path: a `.tar`, or a folder of such.
+        skip_bad: leave out images that cannot be decoded; each is decoded once to know.
+
+    Raises:
+        UsageError: no images, fewer than 2 classes, a class that training does not have, a tar that cannot be read.
+    """
+    tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
+    entries = []
+    for number, tar in enumerate(tars):
+        above = () if path.is_file() else (tar.stem,)
+        for name, folders, start, size in _images(tar, above):
+            if not folders:
+                raise UsageError(
+                    f"{tar}: {name} lies in no folder, so its class is unknown. "
+                    f"Put each class in a folder; for shards of WebDataset give wds/{path}."
+                )
+            words = (SPLIT_NAMES.get(folder.lower()) for folder in folders[:-1])
+            entries.append(_Entry(next(filter(None, words), ""), folders[-1], name, (number, start, size)))
+    return _collection(path, tars, entries, str, skip_bad)
+
+
+def open_shards(text: str, *, skip_bad: bool) -> Collection:
+    """Open shards of a WebDataset on disk. They are indexed, one pass over the tars' headers, so that images can be
+    read in any order and nothing is kept in memory; the package `webdataset` is not needed.
+
+    Each sample is an image and its class in `.cls`, a whole number; or in the `.json` under the key that the info file
+    calls `alt_label`. Splits are those of timm's info file (`_info.json`), else `train`, `val` (validation) or `test`
+    as a word in the shards' names.
+
+    Args:
+        text: a folder of shards, or their paths with `*` or braces: `shards/train-{000..012}.tar`.
+        skip_bad: leave out images that cannot be decoded; each is decoded once to know.
+
+    Raises:
+        UsageError: no shards, a sample without a class, a shard that cannot be read.
+    """
+    if "://" in text or text.startswith("pipe:"):
+        raise UsageError(f"wds/{text}: shards are read from disk. Download them first.")
+    shards = _shards(text)
+    if not shards:
+        raise UsageError(f"wds/{text}: no .tar files there. Give their folder, or a pattern as train-{{000..012}}.tar.")
+    info = _info(shards[0].parent)
+    entries = []
+    for number, shard in enumerate(shards):
+        split, label_key = _split_of(shard, info)
+        for name, label, start, size in _samples(shard, label_key):
+            entries.append(_Entry(split, str(label), name, (number, start, size)))
+    return _collection(Path(text), shards, entries, int, skip_bad)
+
+
+def _collection(
+    path: Path, tars: list[Path], entries: list[_Entry], order: Callable[[str], Any], skip_bad: bool
+) -> Collection:
+    def source(chosen: list[_Entry], labels: Labels) -> TarSource:
+        places = np.array([entry.place for entry in chosen], dtype=np.int64)
+        return TarSource(labels, [str(tar.absolute()) for tar in tars], Names(e.name for e in chosen), places)
+
+    if not entries:
+        raise UsageError(f"{path}: no images in it ({', '.join(sorted(SUFFIXES))}).")
+    if not any(entry.split == "train" for entry in entries):
+        groups = {"all": entries}
+    else:
+        stray = next((entry for entry in entries if not entry.split), None)
+        if stray is not None:
+            raise UsageError(
+                f"{tars[stray.place[0]]}: {stray.name} belongs to no split, while others are in train. "
+                "Move it below train, val or test."
+            )
+        groups = {s: [e for e in entries if e.split == s] for s in ("train", "val", "test")}
+    return collect(
+        str(path),
+        {split: ([entry.kind for entry in chosen], chosen) for split, chosen in groups.items() if chosen},
+        source,
+        order,
+        skip_bad,
+    )
+
+
+def _images(tar: Path, above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], int, int]]:
+    """(name, folders on the way, first byte, bytes) of the images in a tar and in the tars inside it."""
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            yield from _images_in(opened, above, 0, str(tar))
+    except (OSError, tarfile.TarError) as error:
+        raise UsageError(f"{tar}: not a readable tar file ({error}). Compressed ones have to be unpacked.") from None
+
+
+def _images_in(
+    opened: tarfile.TarFile, above: tuple[str, ...], base: int, title: str
+) -> Iterator[tuple[str, tuple[str, ...], int, int]]:
+    for member in opened:
+        *folders, name = (part for part in member.name.split("/") if part not in ("", "."))
+        stem, suffix = os.path.splitext(name)
+        if member.isdir() or name.startswith(".") or any(folder.startswith(".") for folder in folders):
+            continue
+        if suffix.lower() == ".tar":
+            inner = opened.extractfile(member)
+            assert inner is not None, "a directory is passed over above"
+            with tarfile.open(fileobj=inner, mode="r:") as nested:
+                yield from _images_in(nested, (*above, *folders, stem), base + member.offset_data, title)
+        elif suffix.lower() in SUFFIXES:
+            yield member.name, (*above, *folders), base + _start(member, title), member.size
+
+
+def _start(member: tarfile.TarInfo, title: str) -> int:
+    if not member.isreg() or member.sparse is not None:
+        raise UsageError(f"{title}: {member.name} is a link or a sparse file. Pack the tar anew with `tar -h`.")
+    return member.offset_data
+
+
+def _shards(text: str) -> list[Path]:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return sorted(path.glob("*.tar"))
+    found: list[Path] = []
+    for pattern in _braces(str(path)):
+        matched = [pattern] if os.path.exists(pattern) else sorted(glob(pattern))
+        if not matched:
+            raise UsageError(f"wds/{text}: {pattern} does not exist. Give a folder of shards, or a pattern of them.")
+        found += map(Path, matched)
+    return found
+
+
+def _braces(pattern: str) -> Iterable[str]:
+    """A pattern with its `{000..012}` and `{a,b}` written out."""
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices: list[list[str]] = []
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            choices.append([part])
+        elif bounds := re.fullmatch(r"(\d+)\.\.(\d+)", part):
+            first, last = bounds.groups()
+            choices.append([str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)])
+        else:
+            choices.append(part.split(","))
+    return ("".join(chosen) for chosen in itertools.product(*choices))
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    """The splits of the info file by name, empty where there is none."""
+    for name in INFO_FILES:
+        path = folder / name
+        if path.is_file():
+            try:
+                splits: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["splits"]
+                return {
+                    key: {"filenames": set(split["filenames"]), "alt_label": split.get("alt_label", "")}
+                    for key, split in splits.items()
+                }
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UsageError(f"{path}: not a list of splits as timm writes it ({error!r}). Remove it.") from None
+    return {}
+
+
+def _split_of(shard: Path, info: dict[str, Any]) -> tuple[str, str]:
+    """The split a shard belongs to, empty for none, and the key of its label in the json, empty where it is in .cls."""
+    for name, split in info.items():
+        if shard.name in split["filenames"]:
+            return SPLIT_NAMES.get(name.lower(), ""), split["alt_label"]
+    words = re.split(r"[^a-z]+", shard.stem.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), ""), ""
+
+
+def _samples(shard: Path, label_key: str) -> Iterator[tuple[str, int, int, int]]:
+    """(name, label, first byte, bytes) of the images in a shard."""
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(shard, "r:") as opened:
+            for member in opened:
+                key, _, suffix = member.name.rpartition("/")[2].partition(".")
+                key = member.name[: len(member.name) - len(suffix)]
+                last = suffix.rpartition(".")[2].lower()
+                if not member.isreg() or not suffix:
+                    continue
+                if f".{last}" in SUFFIXES:
+                    images.setdefault(key, (member.name, _start(member, str(shard)), member.size))
+                elif last == ("json" if label_key else "cls"):
+                    file = opened.extractfile(member)
+                    assert file is not None, "a regular file"
+                    labels[key] = _label(file.read(), label_key, f"{shard}: {member.name}")
+    except (OSError, tarfile.TarError) as error:
+        raise UsageError(f"{shard}: not a readable tar file ({error}). Fetch it again.") from None
+    for key, (name, start, size) in images.items():
+        if key not in labels:
+            wanted = f"{key}json with `{label_key}`" if label_key else f"{key}cls"
+            raise UsageError(f"{shard}: {name} has no class: {wanted} is missing in the same shard.")
+        # Negative means unlabelled.
+        if labels[key] >= 0:
+            yield name, labels[key], start, size
+
+
+def _label(content: bytes, label_key: str, title: str) -> int:
+    try:
+        return int(json.loads(content)[label_key] if label_key else content)
+    except (ValueError, KeyError, TypeError):
+        what = f"no whole number under `{label_key}`" if label_key else f"{content[:40]!r} is no whole number"
+        raise UsageError(f"{title}: {what}, the class of the sample.") from None

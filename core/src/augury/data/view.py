@@ -1,0 +1,181 @@
+"""How a data set's images enter the network: their size, crop and normalisation, and the data set with all of that
+decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from augury.config import DataConfig
+from augury.data.geometry import centre_square
+from augury.data.source import Collection
+from augury.data.splits import Split, Splits
+from augury.data.transforms import Frame
+from augury.errors import refuse_all
+
+Progress = Callable[[int], None]
+CHUNK = 64
+"""Images that a thread decodes before it says so."""
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """The images that a network gets.
+
+    Attributes:
+        channels: 1 or 3.
+        side: pixels, both ways.
+        kept: side of the centre square that is kept of each image before a pipeline crops it; at least `side`.
+        interpolation: `bilinear` or `bicubic`.
+        mean, std: of each channel on the scale of [0, 1].
+    """
+
+    channels: int
+    side: int
+    kept: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def frame(self) -> Frame:
+        """What pipelines work towards."""
+        return Frame((self.side, self.side), self.mean, self.interpolation)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.side, self.side
+
+
+def choose_format(
+    config: DataConfig, collection: Collection, model: Mapping[str, Any], pretrained: bool
+) -> ImageFormat:
+    """Decide size, crop and normalisation: what the settings say; else, for a named data set and fresh weights, what it
+    is known for; else what the model was made for.
+
+    Args:
+        config: the run's data section.
+        collection: the images.
+        model: timm's data config of the model: input_size, crop_pct, interpolation, mean, std.
+        pretrained: whether the network starts from trained weights, which expect the model's own input.
+
+    Raises:
+        UsageError: numbers of channels that do not fit the images.
+    """
+    source = next(iter(collection.splits.values()))
+    own = collection.mean is not None and collection.std is not None and not pretrained
+    size = source.size[0] if own and source.size else int(model["input_size"][-1])
+    crop_pct = 1.0 if own else float(model["crop_pct"])
+    side = config.image_size or size
+    mean = config.mean or (collection.mean if own else None) or list(model["mean"])
+    std = config.std or (collection.std if own else None) or list(model["std"])
+    interpolation = config.interpolation or ("bilinear" if model["interpolation"] == "bilinear" else "bicubic")
+    refuse_all(
+        [
+            f"config: key `data.{key}` must have {source.channels} number(s), one for each channel, got {given}."
+            for key, given in (("mean", config.mean), ("std", config.std))
+            if given is not None and len(given) != source.channels
+        ]
+    )
+    return ImageFormat(
+        channels=source.channels,
+        side=side,
+        kept=max(side, int(side / (config.crop_pct or crop_pct))),
+        interpolation=interpolation,
+        mean=_for_channels(mean, source.channels),
+        std=_for_channels(std, source.channels),
+    )
+
+
+def _for_channels(values: list[float], channels: int) -> tuple[float, ...]:
+    """A value for each channel: their average where a model for colours gets grey images."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set ready to train on.
+
+    Attributes:
+        splits: which images train, choose and judge.
+        classes: their names; a label is an index into them.
+        format: how the images enter the network.
+        transforms: the words of the usual pipeline.
+        skipped: images that were left out because they cannot be read.
+    """
+
+    splits: Splits
+    classes: list[str]
+    format: ImageFormat
+    transforms: list[str]
+    skipped: tuple[str, ...] = ()
+    _decoded: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def images(self) -> int:
+        """In all splits."""
+        return sum(len(s) for s in (self.splits.train, self.splits.val, self.splits.test) if s is not None)
+
+    @property
+    def bytes(self) -> int:
+        """What all splits take up in memory, decoded."""
+        return self.images * self.format.channels * self.format.kept**2
+
+    def pixels(self, split: Split, progress: Progress | None = None) -> Tensor:
+        """The images of a split, decoded once and kept: N x ch x kept x kept uint8 on the host."""
+        if id(split) not in self._decoded:
+            self._decoded[id(split)] = decode(split, self.format, progress)
+        return self._decoded[id(split)]
+
+
+def usual_transforms(collection: Collection, side: int) -> list[str]:
+    """The words of `data.base` where nothing is set: the named data set's; small images move a little, photographs are
+    cropped."""
+    if collection.transforms is not None:
+        return collection.transforms
+    return [f"crop:{max(1, side // 8)}", "flip"] if side <= 64 else ["random_resized_crop:0.35", "flip"]
+
+
+def decode(split: Split, form: ImageFormat, progress: Progress | None = None) -> Tensor:
+    """Decode a split: N x ch x kept x kept uint8.
+
+    Args:
+        split: the images.
+        form: the size that is kept of each.
+        progress: told how many more images are done.
+
+    Raises:
+        UsageError: an image that cannot be read.
+    """
+    source, rows = split.source, split.rows.tolist()
+    whole = getattr(source, "images", None)
+    if whole is not None and source.size == (form.kept, form.kept):
+        return torch.from_numpy(np.ascontiguousarray(whole[rows]))
+    out = np.empty((len(rows), form.channels, form.kept, form.kept), dtype=np.uint8)
+
+    def read(places: range) -> int:
+        for place in places:
+            out[place] = pixels_of(centre_square(source.read(rows[place]), form.kept, form.interpolation))
+        return len(places)
+
+    chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]
+    with ThreadPoolExecutor() as pool:
+        # Consumed, so that the first image that cannot be read stops the rest.
+        for done in pool.map(read, chunks):
+            if progress is not None:
+                progress(done)
+    return torch.from_numpy(out)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray[Any, Any]:
+    """A PIL image of mode L or RGB as ch x H x W uint8."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -1,0 +1,85 @@
+"""What a run folder says of its data, its versions and its weights."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from augury.errors import UsageError
+from augury.training.plan import Plan
+
+DATA = "data.json"
+
+
+def data_facts(plan: Plan) -> dict[str, Any]:
+    """The images of a run: the classes by label, the size of each split, how they enter the network."""
+    data, form = plan.data, plan.data.format
+    splits = {name: getattr(data.splits, name) for name in ("train", "val", "test")}
+    return {
+        "dataset": plan.config.data.dataset,
+        "classes": data.classes,
+        "images": {name: len(split) for name, split in splits.items() if split is not None},
+        "loader": plan.loader,
+        "channels": form.channels,
+        "image_size": form.side,
+        "kept_size": form.kept,
+        "interpolation": form.interpolation,
+        "mean": form.mean,
+        "std": form.std,
+        "skipped": list(data.skipped),
+    }
+
+
+def check_same_data(folder: Path, plan: Plan) -> str:
+    """Compare a resumed run's images with those that it began with; returns the loader that it began with.
+
+    Raises:
+        UsageError: they are not the same.
+    """
+    try:
+        before = json.loads((folder / DATA).read_text(encoding="utf-8"))
+        loader, kept = before["loader"], {key: before[key] for key in ("classes", "images")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / DATA}: cannot be read: {error}. Start the run anew.") from None
+    now = data_facts(plan)
+    for key, value in kept.items():
+        if value != now[key]:
+            raise UsageError(
+                f"{folder}: the {key} are not those that the run began with: {_short(value)}, now {_short(now[key])}. "
+                "Bring the old images back, or start a new run."
+            )
+    return str(loader)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def weights_metadata(plan: Plan) -> dict[str, str]:
+    """What an exported network needs to be used: its model, its classes, its input."""
+    form = plan.data.format
+    return {
+        "model": plan.config.model.name,
+        "classes": json.dumps(plan.data.classes),
+        "input_size": json.dumps(form.size),
+        "crop_pct": json.dumps(form.side / form.kept),
+        "interpolation": form.interpolation,
+        "mean": json.dumps(form.mean),
+        "std": json.dumps(form.std),
+        "weights": "raw" if plan.config.train.ema is None else "ema",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("augury-core", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

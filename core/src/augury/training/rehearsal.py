@@ -1,0 +1,165 @@
+"""A run before it is made: what it will be and cost, and what its first batch looks like."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from augury.config import RunConfig
+from augury.data.source import ArraySource
+from augury.data.splits import Split, Splits
+from augury.registry import Register
+from augury.training.plan import Plan, make_plan
+from augury.training.trainer import Trainer
+from augury.training.watch import Reporter, Silent
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a run will be made of, and what two of its steps took.
+
+    Attributes:
+        model, methods, loader: as the run will use them.
+        parameters, trained_parameters: of the network.
+        method_parameters: of the methods.
+        image_size: (channels, height, width).
+        classes: how many.
+        images: in each split.
+        pipelines: the words of each.
+        precision: of the forward pass.
+        epochs, steps_per_epoch, batch_size: the length.
+        step_seconds: time of the second step.
+        epoch_seconds: of an epoch's steps at that rate, without evaluation, and without reading images.
+        peak_bytes: largest memory: of the device on a GPU, else of this process.
+        notes: what may not be expected.
+    """
+
+    model: str
+    methods: list[str]
+    parameters: int
+    trained_parameters: int
+    method_parameters: int
+    device: str
+    precision: str
+    image_size: tuple[int, int, int]
+    classes: int
+    images: dict[str, int]
+    loader: str
+    pipelines: dict[str, list[str]]
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    step_seconds: float
+    epoch_seconds: float
+    peak_bytes: int
+    notes: tuple[str, ...]
+
+
+def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
+    """Build all of a run and take two steps, on noise of the images' shape; pre-train stages are rehearsed likewise.
+    Nothing is written and no image is read.
+
+    Raises:
+        UsageError: anything that `make_plan` refuses.
+    """
+    plan = make_plan(config, register)
+    clock = _Clock()
+    trainer = Trainer(_on_noise(plan), reporter=clock)
+    device = trainer.accelerator.device
+    trainer.methods.pre_train_stage()
+    clock.times = []
+    trainer.loop.run(lambda row: None)
+    step = clock.times[1] - clock.times[0]
+    splits = {name: getattr(plan.data.splits, name) for name in ("train", "val", "test")}
+    steps = len(plan.data.splits.train) // config.optim.batch_size
+    data = config.data
+    base = plan.data.transforms if data.base is None else data.base
+    return Rehearsal(
+        model=config.model.name,
+        methods=[c.name for c in plan.chosen],
+        parameters=sum(p.numel() for p in trainer.network.parameters()),
+        trained_parameters=sum(p.numel() for p in trainer.network.parameters() if p.requires_grad),
+        method_parameters=sum(p.numel() for p in trainer.methods.parameters()),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision={"no": "fp32"}.get(trainer.accelerator.mixed_precision, trainer.accelerator.mixed_precision),
+        image_size=plan.data.format.size,
+        classes=len(plan.data.classes),
+        images={name: len(split) for name, split in splits.items() if split is not None},
+        loader=plan.loader,
+        pipelines={"base": base, "augmented": base if data.augmented is None else data.augmented},
+        epochs=config.optim.epochs,
+        steps_per_epoch=steps,
+        batch_size=config.optim.batch_size,
+        step_seconds=step,
+        epoch_seconds=step * steps,
+        peak_bytes=_peak_bytes(device),
+        notes=plan.notes,
+    )
+
+
+def preview(
+    config: RunConfig, *, columns: int = 8, register: Register | None = None, reporter: Reporter | None = None
+) -> Any:
+    """A picture of what a run's first batch becomes, as a matplotlib figure; pre-train stages are run for it.
+
+    Args:
+        config: the run's settings.
+        columns: images of each view to show.
+        register: what method names mean.
+        reporter: who watches the stages.
+
+    Raises:
+        UsageError: anything that `make_plan` refuses, or an image that cannot be read.
+    """
+    trainer = Trainer(make_plan(config, register), reporter=reporter)
+    trainer.methods.pre_train_stage()
+    batch = next(trainer.loop.loader.epoch(0))
+    trainer.loop.loader.close()
+    trainer.loop.labels.prepare(batch)
+    before = batch.images.clone()
+    trainer.methods.augment_batch(batch)
+    return trainer.picture(batch, before, columns)
+
+
+class _Clock(Silent):
+    """Notes when each step was done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def step(self, images: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+
+def _on_noise(plan: Plan) -> Plan:
+    """The plan with two batches of noise for its images, one epoch, and nothing that only a longer run has."""
+    data, form, config = plan.data, plan.data.format, plan.config
+    rows = 2 * config.optim.batch_size
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (rows, form.channels, form.kept, form.kept), dtype=np.uint8)
+    labels = np.arange(rows, dtype=np.int64) % len(data.classes)
+    split = Split(ArraySource(pixels, labels), torch.arange(rows))
+    splits = Splits(split, split.take(torch.arange(min(rows, 8))), None)
+    # Weights of classes that so few images may not show would be infinite.
+    train = config.train.model_copy(update={"class_weights": None, "trackers": []})
+    optim = config.optim.model_copy(update={"epochs": 1})
+    schedule = config.schedule.model_copy(update={"name": "constant", "warmup_epochs": 0})
+    short = config.model_copy(update={"optim": optim, "schedule": schedule, "train": train})
+    noise = dataclasses.replace(data, splits=splits, _decoded={})
+    return dataclasses.replace(plan, config=short, data=noise, loader="memory")
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts kilobytes, macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,56 @@
+"""What is summed over the steps of an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from augury.batch import Batch
+from augury.distributed import Ranks
+
+
+@dataclass
+class Tally:
+    """Sums over the batches of an epoch, on the device; nothing is read from it before the epoch ends."""
+
+    loss: Tensor
+    correct: Tensor
+    batches: int = 0
+    rows: int = 0
+    unmixed_rows: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Tally:
+        return cls(
+            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+        )
+
+    def add(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
+        self.loss += loss.detach()
+        self.batches += 1
+        self.rows += len(batch)
+        self.images += len(batch) // batch.views
+        if not batch.mixed:
+            self.correct += (logits.argmax(1) == batch.labels[:, 0]).sum()
+            self.unmixed_rows += len(batch)
+
+    def row(self, ranks: Ranks) -> dict[str, Any]:
+        """The epoch's numbers.
+
+        `train_top1` is measured on the rows that no method mixed, against their own class, None where all were mixed;
+        `train_top1_share` is the share of the rows that it was measured on.
+        """
+        top1 = 100 * float(ranks.mean(self.correct.double())) / self.unmixed_rows if self.unmixed_rows else None
+        rate = self.images * ranks.size / self.seconds if self.seconds else 0.0
+        return {
+            "train_loss": float(ranks.mean(self.loss)) / self.batches,
+            "train_top1": top1,
+            "train_top1_share": self.unmixed_rows / self.rows,
+            "train_seconds": self.seconds,
+            "images_per_second": rate,
+        }

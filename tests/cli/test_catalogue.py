@@ -1,0 +1,280 @@
+"""The commands that tell what there is: `backbones`, `recipes list|show`, `plugins info`; in pipes and terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from augury import catalogue
+from augury.catalogue import Backbone, Size
+from augury.registry import default_user_file
+from augury_cli.main import main
+
+AUGURY = str(Path(sys.executable).with_name("augury"))
+KNOWN = {
+    "narrow20": Backbone("narrow20", (3, 32, 32)),
+    "wide50": Backbone("wide50", (3, 224, 224), ("best_in1k", "other_in1k"), None),
+    "odd": Backbone("odd", None, ("",)),
+}
+SIZES = {"narrow20": Size(269722, 64, True), "wide50": Size(25557032, 2048, False)}
+WHOLE = """# A comment that stays.
+title = "[red]Alpha[/red] on ten classes, at some length, so that it fills more than one line of a terminal"
+published = 95.10
+[data]
+dataset = "cifar10"
+[[methods]]
+name = "alpha"
+"""
+Commands = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three networks, no cache but one's own, and a folder of its own."""
+    monkeypatch.setattr(catalogue, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(catalogue, "_collect", lambda: dict(KNOWN))
+    monkeypatch.setattr(catalogue, "_measure", lambda names: {name: SIZES[name] for name in names if name in SIZES})
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A listed method with recipes, whose package must not be imported."""
+    info, package = tmp_path / "site/fake_alpha-1.0.dist-info", tmp_path / "site/fake_alpha"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-alpha\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[augury.methods]\nalpha = fake_alpha:M\n")
+    (package / "recipes").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "recipes/whole.toml").write_text(WHOLE)
+    (package / "recipes/broken.toml").write_text("[data")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("AUGURY_CONFIG", str(tmp_path))
+    default_user_file().write_text(
+        '[methods.alpha]\ndistribution = "fake-alpha"\nentry_point = "fake_alpha:M"\nversions = ">=1"\n'
+    )
+    return package
+
+
+@pytest.fixture
+def augury(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Exit code, stdout and stderr of a command, in this process; on a terminal of so many columns if given."""
+
+    def call(*arguments: str, columns: int = 0) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["augury", *arguments])
+            if columns:
+                patch.setenv("COLUMNS", str(columns))
+                patch.setattr(sys.stdout, "isatty", lambda: True)
+            with pytest.raises(SystemExit) as end:
+                main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+# backbones
+
+
+def test_backbones_in_a_pipe(augury: Commands) -> None:
+    code, out, _ = augury("backbones")
+    assert code == 0
+    assert [re.split(r"\s{2,}", line) for line in out.splitlines()] == [
+        ["name", "input", "pretrained"],
+        ["narrow20", "3x32x32", "-"],
+        ["wide50", "3x224x224", "best_in1k, other_in1k"],
+        ["odd", "-", "yes"],
+    ]
+    assert [line.split()[0] for line in augury("backbones", "*e*")[1].splitlines()] == ["name", "wide50"]
+
+
+def test_backbones_with_parameters(augury: Commands) -> None:
+    code, out, _ = augury("backbones", "--parameters")
+    assert code == 0
+    assert [re.split(r"\s{2,}", line) for line in out.splitlines()] == [
+        ["name", "input", "parameters", "features", "linear head", "pretrained"],
+        ["narrow20", "3x32x32", "269,722", "64", "yes", "-"],
+        ["wide50", "3x224x224", "25,557,032", "2048", "no", "best_in1k, other_in1k"],
+        ["odd", "-", "-", "-", "-", "yes"],
+    ]
+
+
+def test_backbones_as_json(augury: Commands) -> None:
+    code, out, err = augury("backbones", "--json")
+    assert (code, err) == (0, "")
+    plain = {"name": "wide50", "input_size": [3, 224, 224], "tags": ["best_in1k", "other_in1k"]}
+    assert json.loads(out)[1] == plain
+    sized = json.loads(augury("backbones", "--json", "--parameters")[1])
+    assert sized[1] == {**plain, "parameters": 25557032, "num_features": 2048, "linear": False}
+    assert sized[2]["parameters"] is None
+    assert sized[2].keys() == sized[1].keys()
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_backbones_that_match_nothing(augury: Commands, as_json: list[str]) -> None:
+    assert augury("backbones", "wide5O", *as_json) == (2, "", "no model matches `wide5O`. Did you mean `wide50`?\n")
+
+
+# recipes
+
+
+def test_recipes_in_a_pipe(augury: Commands, package: Path) -> None:
+    code, out, err = augury("recipes", "list", "--method", "alpha")
+    assert (code, err) == (0, "")
+    header, broken, whole = (re.split(r"\s{2,}", line) for line in out.splitlines())
+    assert header == ["name", "data set", "model", "methods", "published", "title"]
+    assert broken[:5] == ["alpha/broken", "-", "-", "-", "-"]
+    assert broken[5].startswith("broken: cannot be read: ")
+    title = "[red]Alpha[/red] on ten classes, at some length, so that it fills more than one line of a terminal"
+    assert whole == ["alpha/whole", "cifar10", "resnet20_cifar", "alpha", "95.1", title]
+
+
+def test_recipes_as_json_and_filtered(augury: Commands, package: Path) -> None:
+    code, out, _ = augury("recipes", "list", "--json", "--method", "alpha")
+    assert code == 0
+    broken, whole = json.loads(out)
+    assert broken["problem"]
+    assert whole["path"] == str(package / "recipes/whole.toml")
+    assert (whole["name"], whole["methods"], whole["published"]) == ("alpha/whole", ["alpha"], 95.1)
+    assert whole.keys() == broken.keys()
+    only = augury("recipes", "list", "--json", "--dataset", "cifar*", "--model", "resnet20_cifar", "--method", "al*")
+    assert [recipe["name"] for recipe in json.loads(only[1])] == ["alpha/whole"]
+    code, out, err = augury("recipes", "list", "--json", "--method", "alhpa")
+    assert (code, out) == (2, "")
+    assert "unknown method `alhpa`" in err
+    assert "Did you mean `alpha`?" in err
+
+
+def test_recipes_show_prints_the_file_as_it_is(augury: Commands, package: Path) -> None:
+    path = package / "recipes/whole.toml"
+    assert augury("recipes", "show", "alpha/whole") == (0, WHOLE, f"# {path}\n")
+    assert augury("recipes", "show", str(path)) == (0, WHOLE, f"# {path}\n")
+    assert augury("recipes", "show", "alpha/broken")[1] == "[data"
+    code, out, err = augury("recipes", "show", "alpha/hole")
+    assert (code, out) == (2, "")
+    assert "Did you mean `alpha/whole`" in err
+
+
+# plugins info
+
+
+def test_info_of_our_own_method(augury: Commands) -> None:
+    code, out, err = augury("plugins", "info", "isda")
+    assert (code, err) == (0, "")
+    facts = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines())
+    assert facts["name"] == "isda"
+    assert facts["distribution"].endswith("(augury_isda:ISDA)")
+    assert facts["status"] == "ready (built-in register, versions >=0.1,<1)"
+    assert facts["hooks"] == "compute_loss"
+    assert facts["needs"] == "a classifier that is one nn.Linear; total_steps to be known"
+    assert facts["recipes"].startswith("isda/")
+    assert facts["option lambda_0"].startswith("number >= 0, finite, default 0.5: strength")
+    assert facts["option covariance"].startswith("full | diagonal, default full: ")
+
+
+@pytest.mark.parametrize("name", ["agmax", "dcutmix", "isda", "resmooth"])
+def test_info_as_json(augury: Commands, name: str) -> None:
+    code, out, err = augury("plugins", "info", name, "--json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    assert (facts["name"], facts["status"], facts["layer"]) == (name, "ready", "built-in")
+    assert all({"name", "type", "default", "description"} <= option.keys() for option in facts["options"])
+    assert facts["needs"].keys() >= {"views", "linear_classifier", "pipelines"}
+
+
+def test_info_shows_what_the_registers_add(augury: Commands) -> None:
+    Path("registry.toml").write_text(
+        '[aliases.strong]\nmethod = "isda"\noptions = { lambda_0 = 1.5 }\n[defaults.isda]\nschedule = "epoch"\n'
+    )
+    facts = augury("plugins", "info", "strong")[1]
+    assert re.search(r"^alias +strong:lambda_0=1.5$", facts, re.MULTILINE)
+    assert re.search(r"^defaults +schedule=epoch$", facts, re.MULTILINE)
+
+
+def test_info_of_what_is_not_listed_imports_nothing(augury: Commands, package: Path) -> None:
+    default_user_file().write_text("")
+    code, out, _ = augury("plugins", "info", "alpha")
+    assert code == 0
+    assert "fake-alpha 1.0 (fake_alpha:M)" in out
+    assert "Trust it with `augury plugins trust alpha`" in out
+    assert "option" not in out
+    assert "fake_alpha" not in sys.modules
+    facts = json.loads(augury("plugins", "info", "alpha", "--json")[1])
+    assert facts["options"] is facts["needs"] is None
+
+
+def test_info_of_what_there_is_not(augury: Commands) -> None:
+    code, out, err = augury("plugins", "info", "isdb")
+    assert (code, out) == (2, "")
+    assert "unknown method `isdb`" in err
+    assert "Did you mean `isda`?" in err
+
+
+# Terminals
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["backbones"],
+        ["backbones", "--parameters"],
+        ["recipes", "list", "--method", "alpha"],
+        ["plugins", "list"],
+        ["plugins", "info", "dcutmix"],
+    ],
+)
+def test_a_terminal_of_any_width_wraps_nothing_itself(
+    augury: Commands, package: Path, arguments: list[str], columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, _ = augury(*arguments, columns=columns)
+    assert code == 0
+    assert "\x1b" not in out
+    # A path is not broken, so that it can be copied.
+    lines = [line for line in out.splitlines() if "/" not in line or " " in line.strip()]
+    assert max(map(len, lines)) <= columns
+    piped = augury(*arguments)[1]
+    for word in ("narrow20", "best_in1k,", "25,557,032", "alpha/whole", "[red]Alpha[/red]", "fake-alpha", "Dirichlet"):
+        assert (word in out) == (word in piped)
+
+
+def test_a_narrow_terminal_gets_paragraphs_and_a_wide_one_a_table(augury: Commands, package: Path) -> None:
+    narrow = augury("backbones", "--parameters", columns=40)[1].splitlines()
+    assert narrow[:3] == ["narrow20: 3x32x32", "  parameters: 269,722", "  features: 64"]
+    wide = augury("backbones", "--parameters", columns=100)[1].splitlines()
+    assert any(line.split() == ["narrow20", "3x32x32", "269,722", "64", "yes", "-"] for line in wide)
+    narrow = augury("plugins", "info", "dcutmix", columns=40)[1].splitlines()
+    assert narrow[:2] == ["name", "  dcutmix"]
+
+
+# What it costs
+
+
+def test_help_names_the_commands_and_imports_little(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["recipes", "--help"], ["backbones", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", AUGURY, *arguments], capture_output=True, text=True, check=True
+        )
+        imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+        assert "typer" in imported
+        assert not imported & {"torch", "timm", "numpy", "pydantic", "rich.table", "augury.config", "augury.catalogue"}
+    assert "recipes" in subprocess.run([AUGURY, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_recipes_list_imports_no_torch_and_no_method() -> None:
+    command = [sys.executable, "-X", "importtime", AUGURY, "recipes", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert len(json.loads(done.stdout)) >= 4
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "augury.recipes" in imported
+    assert not imported & {"torch", "timm", "numpy", "augury_isda"}
