@@ -14,11 +14,13 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def _hermetic_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread, and no user's register even where a fixture outlives a test. Subprocesses inherit the latter."""
+    """One thread, and neither the user's register nor data root even where a fixture outlives a test. Subprocesses
+    inherit the latter two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUGURY_CONFIG", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("AUGURY_DATA", str(tmp_path_factory.mktemp("data")))
         yield
     torch.set_num_threads(threads)
 

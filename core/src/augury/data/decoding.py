@@ -72,13 +72,11 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int]:
         UnreadableError: the header is not an image's.
     """
     with _opened(file) as image:
-        turned = _orientation(image) >= 5
-        if turned and image.format == "TIFF":
-            # Pillow turns these itself, no later than when they are decoded.
+        if image.format == "TIFF" and ExifTags.Base.Orientation in image.getexif():
+            # Some versions of Pillow tell the size of these before they are turned, some after.
             image.load()
-            turned = False
         width, height = image.size
-        return (height, width) if turned else (width, height)
+        return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 @contextmanager
@@ -124,9 +122,9 @@ _QUIET = _Quiet()
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8, 1 where there is none."""
-    # Asking a PNG without EXIF for it would decode it whole.
-    if image.format != "TIFF" and _EXIF_KEYS.isdisjoint(image.info):
+    """How an image is still to be turned: EXIF's 1 to 8, 1 where there is none."""
+    # Pillow turns a TIFF itself when it decodes it. Asking a PNG without EXIF for it would decode it whole.
+    if image.format == "TIFF" or _EXIF_KEYS.isdisjoint(image.info):
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)

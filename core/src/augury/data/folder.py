@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,12 +39,14 @@ class FolderSource:
         paths: of the images.
         labels: N int64.
         size: (height, width) where all images share one, else None.
+        stamp: stands for these files as they are: their paths, sizes in bytes and times of change.
     """
 
     root: str
     paths: Names
     labels: Labels
     size: tuple[int, int] | None
+    stamp: str
     channels: int = field(default=3, init=False)
 
     def __len__(self) -> int:
@@ -204,7 +207,10 @@ def _source(
         raise UsageError(f"{empty}: none of its images can be read. Replace them, or remove the folder.")
     sizes = sizes[good]
     shared = (int(sizes[0, 1]), int(sizes[0, 0])) if (sizes == sizes[0]).all() else None
-    return FolderSource(str(root), Names(files.paths[number] for number in good.tolist()), labels[good], shared)
+    paths = [files.paths[number] for number in good.tolist()]
+    stamp = hashlib.sha256("\0".join([str(root), *paths]).encode(errors="surrogateescape"))
+    stamp.update(files.stamps[good].tobytes())
+    return FolderSource(str(root), Names(paths), labels[good], shared, stamp.hexdigest())
 
 
 def _unreadable(root: Path, files: Files, known: Known) -> UsageError:

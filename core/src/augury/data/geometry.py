@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +27,10 @@ class Flip(Strict):
     last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
-        return torch.where(uniforms.device[:, :, None, None] < 0.5, images.flip(-1), images)
+        # Choosing among rows copies runs of pixels; torch.where looks at each one, and takes eight times as long.
+        rows = torch.arange(len(images), device=images.device)
+        mirrored = len(images) * (uniforms.device[:, 0] < 0.5)
+        return torch.cat([images, images.flip(-1)]).index_select(0, rows + mirrored)
 
     def single(self, frame: Frame) -> Single:
         return v2.RandomHorizontalFlip()
@@ -40,11 +44,8 @@ class Crop(Strict):
     last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
-        height, width = images.shape[-2:]
-        places = 2 * self.padding + 1
-        top, left = (uniforms.device * places).long().clamp_(max=places - 1).unbind(1)
-        windows = torch.nn.functional.pad(images, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
-        return windows[torch.arange(len(images), device=images.device), :, top, left]
+        padded = torch.nn.functional.pad(images, [self.padding] * 4)
+        return _windows(padded, images.shape[-2:], _offsets(uniforms, self.padding))
 
     def single(self, frame: Frame) -> Single:
         return _PadAndCrop(self.padding, "constant")
@@ -58,19 +59,33 @@ class ReflectCrop(Strict):
     last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
-        rows = self._places(images.shape[-2], uniforms.device[:, 0])
-        columns = self._places(images.shape[-1], uniforms.device[:, 1])
-        images = images.gather(2, rows[:, None, :, None].expand(images.shape))
-        return images.gather(3, columns[:, None, None, :].expand(images.shape))
-
-    def _places(self, side: int, uniforms: Tensor) -> Tensor:
-        """N x side: which row (or column) of the image each of the crop's is."""
-        offsets = (uniforms * (2 * self.padding + 1)).long().clamp_(max=2 * self.padding) - self.padding
-        places = (torch.arange(side, device=uniforms.device) + offsets[:, None]).abs()
-        return (side - 1) - ((side - 1) - places).abs()
+        padded = images
+        for dim in (2, 3):
+            side = images.shape[dim]
+            places = torch.arange(-self.padding, side + self.padding, device=images.device).abs()
+            padded = padded.index_select(dim, (side - 1) - ((side - 1) - places).abs())
+        return _windows(padded, images.shape[-2:], _offsets(uniforms, self.padding))
 
     def single(self, frame: Frame) -> Single:
         return _PadAndCrop(self.padding, "reflect")
+
+
+def _offsets(uniforms: Uniforms, padding: int) -> Tensor:
+    """N x 2 int64 from 0 to twice the padding."""
+    return (uniforms.device * (2 * padding + 1)).long().clamp_(max=2 * padding)
+
+
+def _windows(images: Tensor, size: Sequence[int], offsets: Tensor) -> Tensor:
+    """Of each image the window of `size` (height, width) at its own offset (top, left).
+
+    Rows of pixels are copied whole: five times as fast as choosing along unfolded dimensions.
+    """
+    (n, channels, height, width), device = images.shape, images.device
+    runs = images.contiguous().view(-1).unfold(0, size[1], 1)
+    top, left = offsets[:, :, None, None].unbind(1)
+    rows = torch.arange(n * channels, device=device).view(n, channels, 1) * height + top
+    starts = (rows + torch.arange(size[0], device=device)) * width + left
+    return runs.index_select(0, starts.flatten()).view(n, channels, *size)
 
 
 @dataclass(frozen=True)
@@ -101,12 +116,11 @@ class Cutout(Strict):
         height, width = images.shape[-2:]
         inside_y = self._inside(height, uniforms.device[:, 0])
         inside_x = self._inside(width, uniforms.device[:, 1])
-        return _blank(images, inside_y[:, :, None] & inside_x[:, None, :], frame)
+        return _blank(images, inside_y[:, :, None] * inside_x[:, None, :], frame)
 
     def _inside(self, side: int, uniforms: Tensor) -> Tensor:
         start = (uniforms * side).long().clamp_(max=side - 1) - self.size // 2
-        place = torch.arange(side, device=uniforms.device)
-        return (place >= start[:, None]) & (place < start[:, None] + self.size)
+        return _between(start, start + self.size, side)
 
     def single(self, frame: Frame) -> Single:
         return _SingleCutout(self.size, tuple(frame.blank))
@@ -144,11 +158,9 @@ class RandomErasing(Strict):
         # torchvision's ratio is height over width here, and a box must be smaller than the image.
         w, h, fits = _boxes(drawn[:, 1 : 1 + 2 * ATTEMPTS], width, height, (0.02, 0.33), (1 / 3.3, 1 / 0.3), 1)
         top, left = _place(drawn[:, -2], height - h), _place(drawn[:, -1], width - w)
-        y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-        inside_y = (y >= top[:, None]) & (y < (top + h)[:, None])
-        inside_x = (x >= left[:, None]) & (x < (left + w)[:, None])
-        chosen = fits & (drawn[:, 0] < self.p)
-        return _blank(images, inside_y[:, :, None] & inside_x[:, None, :] & chosen[:, None, None], frame)
+        inside_y, inside_x = _between(top, top + h, height), _between(left, left + w, width)
+        chosen = (fits & (drawn[:, 0] < self.p)).float()[:, None, None]
+        return _blank(images, inside_y[:, :, None] * inside_x[:, None, :] * chosen, frame)
 
     def single(self, frame: Frame) -> Single:
         erase = v2.RandomErasing(self.p, value=[float(value) for value in frame.blank])
@@ -180,7 +192,8 @@ class RandomResizedCrop(Strict):
         weights_x = _resampling(left, w, width, frame.size[1], frame.interpolation)
         n, channels = images.shape[:2]
         across = torch.bmm(images.reshape(n, channels * height, width).float(), weights_x.mT)
-        across = across.round_().clamp_(0, 255).reshape(n, channels, height, frame.size[1])
+        # PIL cuts off here what bicubic weights overshoot; it rounds, too, after whichever pass its version does first.
+        across = across.clamp_(0, 255).reshape(n, channels, height, frame.size[1])
         return (weights_y[:, None] @ across).round_().clamp_(0, 255).to(torch.uint8)
 
     def single(self, frame: Frame) -> Single:
@@ -188,12 +201,19 @@ class RandomResizedCrop(Strict):
         return v2.RandomResizedCrop(frame.size, scale=(self.min_scale, 1.0), interpolation=mode)
 
 
+def _between(start: Tensor, end: Tensor, side: int) -> Tensor:
+    """N x side float32: 1 from `start` to before `end`, else 0."""
+    place = torch.arange(side, device=start.device)
+    return ((place >= start[:, None]) & (place < end[:, None])).float()
+
+
 def _blank(images: Tensor, mask: Tensor, frame: Frame) -> Tensor:
-    """Set the pixels of an N x H x W mask to the mean."""
+    """Set the pixels where an N x H x W mask is 1 to the mean, and leave those where it is 0."""
     if images.is_floating_point():
-        return images.masked_fill(mask[:, None], 0.0)
+        # A product, which is many times as fast as masked_fill; images are finite.
+        return images * (1 - mask)[:, None]
     blank = torch.tensor(frame.blank, dtype=images.dtype, device=images.device)
-    return torch.where(mask[:, None], blank[:, None, None], images)
+    return torch.where(mask[:, None] > 0, blank[:, None, None], images)
 
 
 def _place(uniforms: Tensor, room: Tensor) -> Tensor:

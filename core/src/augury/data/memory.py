@@ -61,7 +61,7 @@ class MemoryLoader:
         views = range(self._order.views)
         uniforms = torch.stack([self._order.uniforms(self._columns, number, view) for view in views])
         for indices, pipeline in self._order.batches(number, start):
-            yield self._batch(indices, uniforms[:, indices].flatten(0, 1), pipeline)
+            yield self._batch(indices, uniforms.index_select(1, indices).flatten(0, 1), pipeline)
 
     def one_pass(self, pipeline: str) -> Iterator[Batch]:
         """Every image once, in order, made by one pipeline."""
@@ -82,13 +82,13 @@ class MemoryLoader:
         used = pipeline.unique().tolist()
         made = list(self._pipelines.values())
         if len(used) == 1:
-            images = made[used[0]](self._images[rows], uniforms)
+            images = made[used[0]](self._images.index_select(0, rows), uniforms)
         else:
             parts, places = [], []
             for number in used:
                 place = (pipeline == number).nonzero().flatten()
                 there = place.to(device, non_blocking=True)
-                parts.append(made[number](self._images[rows[there]], uniforms.rows(place)))
+                parts.append(made[number](self._images.index_select(0, rows[there]), uniforms.rows(place)))
                 places.append(there)
             images = torch.empty(len(rows), *parts[0].shape[1:], device=device)
             for place, part in zip(places, parts, strict=True):

@@ -68,9 +68,14 @@ def _read(word: str, key: str, frame: Frame) -> Transform:
     arguments = {}
     for number, part in enumerate(text.split(",") if text else []):
         field, sign, value = part.partition("=")
-        if not sign and (number or not fields):
+        if not fields:
+            raise UsageError(f"{key}: transform `{name}` has no arguments, got `{text}`. {_example(name, fields)}")
+        if not sign and number:
             raise UsageError(f"{key}: transform `{word}`: `{part}` must be argument=value. {_example(name, fields)}")
-        arguments[field if sign else fields[0]] = read_value(value if sign else part)
+        field, value = (field, value) if sign else (fields[0], part)
+        if field in arguments:
+            raise UsageError(f"{key}: transform `{word}` must set `{field}` once. {_example(name, fields)}")
+        arguments[field] = read_value(value)
     try:
         transform = model.model_validate(arguments)
     except ValidationError as error:
@@ -138,7 +143,7 @@ class Pipeline:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Take the centre and normalise: what evaluation sees. N x ch x H x W uint8 -> float32."""
-        return torch.addcmul(self._shift, self._centre(images).float(), self._scale)
+        return self._centre(images).float().mul_(self._scale).add_(self._shift)
 
     def single(self) -> Chain:
         """All up to the normalisation, for one PIL image; ends in ch x H x W uint8."""

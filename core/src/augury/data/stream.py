@@ -93,7 +93,8 @@ class _Images(Dataset[Any]):
                 wanted = image
             else:
                 square = wanted = self._square(image) if square is None else square
-            torch.manual_seed(derive(self._seed, "transforms", *draw, key.number))
+            # The host's generator alone: `torch.manual_seed` would reseed those of all devices, too.
+            torch.default_generator.manual_seed(derive(self._seed, "transforms", *draw, key.number))
             made.append(single(wanted))
         return torch.stack(made)
 
@@ -177,7 +178,7 @@ class StreamLoader:
             self._training = _loader(self._images, self._plan, self._workers, self._device, persistent=True)
         planned = self._order.batches(number, start)
         for images, (indices, pipeline) in zip(_checked(self._training), planned, strict=True):
-            yield self._batch(images, indices, uniforms[:, indices].flatten(0, 1), pipeline)
+            yield self._batch(images, indices, uniforms.index_select(1, indices).flatten(0, 1), pipeline)
 
     def one_pass(self, pipeline: str) -> Iterator[Batch]:
         """Every image once, in order, made by one pipeline."""

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from augury.config import DataConfig
+from augury.data.decoded import recall, worth_keeping
 from augury.data.geometry import centre_square
 from augury.data.source import Collection
 from augury.data.splits import Split, Splits
@@ -117,12 +119,16 @@ class DataSet:
     format: ImageFormat
     transforms: list[str]
     skipped: tuple[str, ...] = ()
-    _decoded: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _decoded: dict[int, tuple[Split, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def images(self) -> int:
         """In all splits."""
-        return sum(len(s) for s in (self.splits.train, self.splits.val, self.splits.test) if s is not None)
+        return sum(map(len, self._splits))
+
+    @property
+    def _splits(self) -> list[Split]:
+        return [s for s in (self.splits.train, self.splits.val, self.splits.test) if s is not None]
 
     @property
     def bytes(self) -> int:
@@ -132,8 +138,11 @@ class DataSet:
     def pixels(self, split: Split, progress: Progress | None = None) -> Tensor:
         """The images of a split, decoded once and kept: N x ch x kept x kept uint8 on the host."""
         if id(split) not in self._decoded:
-            self._decoded[id(split)] = decode(split, self.format, progress)
-        return self._decoded[id(split)]
+            # With the split itself: the number of one that is gone would come to stand for another.
+            together = sum(len(s) for s in self._splits if s.source is split.source)
+            most = 4 * together > len(split.source)
+            self._decoded[id(split)] = split, decode(split, self.format, progress, keep=most)
+        return self._decoded[id(split)][1]
 
 
 def usual_transforms(collection: Collection, side: int) -> list[str]:
@@ -144,22 +153,37 @@ def usual_transforms(collection: Collection, side: int) -> list[str]:
     return [f"crop:{max(1, side // 8)}", "flip"] if side <= 64 else ["random_resized_crop:0.35", "flip"]
 
 
-def decode(split: Split, form: ImageFormat, progress: Progress | None = None) -> Tensor:
+def decode(split: Split, form: ImageFormat, progress: Progress | None = None, *, keep: bool = False) -> Tensor:
     """Decode a split: N x ch x kept x kept uint8.
 
     Args:
         split: the images.
         form: the size that is kept of each.
         progress: told how many more images are done.
+        keep: decode all images of the source, and keep them on disk for the next start if they are many.
 
     Raises:
         UsageError: an image that cannot be read.
     """
-    source, rows = split.source, split.rows.tolist()
+    source = split.source
     whole = getattr(source, "images", None)
+    stamp = getattr(source, "stamp", None)
+    shape = (len(source), form.channels, form.kept, form.kept)
     if whole is not None and source.size == (form.kept, form.kept):
-        return torch.from_numpy(np.ascontiguousarray(whole[rows]))
-    out = np.empty((len(rows), form.channels, form.kept, form.kept), dtype=np.uint8)
+        if progress is not None:
+            progress(len(split))
+    elif keep and stamp is not None and worth_keeping(shape):
+        everything = Split(source, torch.arange(len(source)))
+        whole = recall(stamp, shape, form.interpolation, lambda out: _decode_into(out, everything, form, progress))
+    else:
+        whole = np.empty((len(split), *shape[1:]), dtype=np.uint8)
+        _decode_into(whole, split, form, progress)
+        return torch.from_numpy(whole)
+    return torch.from_numpy(np.ascontiguousarray(whole[split.rows.numpy()]))
+
+
+def _decode_into(out: NDArray[np.uint8], split: Split, form: ImageFormat, progress: Progress | None) -> None:
+    source, rows = split.source, split.rows.tolist()
 
     def read(places: range) -> int:
         for place in places:
@@ -172,7 +196,6 @@ def decode(split: Split, form: ImageFormat, progress: Progress | None = None) ->
         for done in pool.map(read, chunks):
             if progress is not None:
                 progress(done)
-    return torch.from_numpy(out)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray[Any, Any]:

@@ -194,7 +194,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if data.skipped:
-        notes.append(f"{len(data.skipped)} images cannot be read and are left out; data.json names them.")
+        notes.append(f"{len(data.skipped)} image(s) cannot be read and are left out; data.json names them.")
     used = pipeline_shares(chosen, PIPELINES)
     if transforms["base"] == transforms["augmented"] and sum(share > 0 for share in used.values()) > 1:
         notes.append(
