@@ -14,35 +14,33 @@ from augury.batch import Batch
 
 
 def batch_picture(
-    batch: Batch, before: Tensor, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], columns: int = 8
+    batch: Batch, originals: Tensor, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
 ) -> Figure:
-    """What a batch became: the rows as the loader made them above, as the methods left them below, view by view.
+    """What the first images of a batch became: as they are in the data set above, as they are trained on below, view by
+    view.
 
-    Below each: the classes it is mixed from with their shares, its label smoothing and its pipeline, where they say
-    something.
+    Below each: the classes it is mixed from with their shares, its label smoothing and its pipeline.
 
     Args:
         batch: after `augment_batch`.
-        before: M x ch x H x W, its images before.
+        originals: n x ch x H x W, normalised: the batch's first n images without any transform.
         classes: names by label.
         mean, std: of each channel, to undo the normalisation.
-        columns: how many images of each view to show.
     """
-    slices = batch.view_slices()
-    columns = min(columns, len(batch) // batch.views)
+    columns = len(originals)
     figure = Figure(figsize=(1.5 * columns, 4.1 * batch.views), layout="constrained")
     axes = figure.subplots(2 * batch.views, columns, squeeze=False)
-    for view, rows in enumerate(slices):
+    for view, rows in enumerate(batch.view_slices()):
         for column in range(columns):
             row = rows.start + column
             top, bottom = axes[2 * view][column], axes[2 * view + 1][column]
-            top.imshow(_displayable(before[row], mean, std), cmap="gray", vmin=0, vmax=1)
+            top.imshow(_displayable(originals[column], mean, std), cmap="gray", vmin=0, vmax=1)
             bottom.imshow(_displayable(batch.images[row], mean, std), cmap="gray", vmin=0, vmax=1)
             top.set_title(f"view {view + 1}" if batch.views > 1 and column == 0 else "", fontsize=8, loc="left")
             bottom.set_xlabel(_caption(batch, row, classes), fontsize=7)
             for ax in (top, bottom):
                 ax.set(xticks=[], yticks=[])
-        axes[2 * view][0].set_ylabel("loaded", fontsize=8)
+        axes[2 * view][0].set_ylabel("original", fontsize=8)
         axes[2 * view + 1][0].set_ylabel("trained on", fontsize=8)
     return figure
 

@@ -41,6 +41,9 @@ class Feed(Protocol):
     def training(self, order: Order, pipelines: Mapping[str, Pipeline]) -> Loader:
         """Batches of the training split."""
 
+    def originals(self, rows: Tensor) -> Tensor:
+        """The training images of those numbers without any transform: N x ch x H x W uint8, on the device."""
+
     def held_out(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of a split once, in order, as N x ch x H x W uint8 with their labels N int64, on the device."""
 

@@ -32,6 +32,10 @@ class MemoryFeed:
         """Batches of the training split."""
         return MemoryLoader(self._images, self._labels, order, pipelines)
 
+    def originals(self, rows: Tensor) -> Tensor:
+        """The training images of those numbers without any transform."""
+        return self._images.index_select(0, rows)
+
     def held_out(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of a split once, in order."""
         pixels, labels = self._data.pixels(split), split.labels

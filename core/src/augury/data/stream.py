@@ -18,7 +18,7 @@ from augury.data.loader import Loader, Order
 from augury.data.pipeline import Chain, Pipeline
 from augury.data.splits import Split
 from augury.data.transforms import Uniforms
-from augury.data.view import DataSet, ImageFormat, pixels_of
+from augury.data.view import DataSet, ImageFormat, decode, pixels_of
 from augury.errors import AuguryError
 from augury.randomness import derive
 
@@ -42,6 +42,11 @@ class StreamFeed:
     def training(self, order: Order, pipelines: Mapping[str, Pipeline]) -> Loader:
         """Batches of the training split."""
         return StreamLoader(self._data.splits.train, self._data.format, order, pipelines, self._device, self._workers)
+
+    def originals(self, rows: Tensor) -> Tensor:
+        """The training images of those numbers without any transform."""
+        few = self._data.splits.train.take(rows.cpu())
+        return _there(decode(few, self._data.format), self._device)
 
     def held_out(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of a split once, in order."""
@@ -132,10 +137,19 @@ def _checked(loader: DataLoader[Any]) -> Iterator[Tensor]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", TOO_MANY, UserWarning)
         batches = iter(loader)
+    error = None
     for made, error in batches:
         if error is not None:
-            raise error
+            break
         yield made.flatten(0, 1)
+    if error is not None:
+        # The error's traceback holds this frame. Workers that it kept alive would be left to the garbage collector,
+        # which may run in a process forked later, and there breaks the queues that they are ended by.
+        del batches, loader
+        try:
+            raise error
+        finally:
+            del error
 
 
 def _there(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from augury.backbones.stages import keep_statistics
 from augury.batch import Batch
@@ -42,7 +42,7 @@ class Loop:
         network, methods, loader: what is trained, with what, on what.
         labels: what is said of labels before the methods speak.
         config: the run's settings.
-        on_augmented: called with the first batch of a fresh training, before and after the methods changed it.
+        on_augmented: called with the first batch of a fresh training, as the methods left it.
         average: the moving average of the network, None where none is kept.
     """
 
@@ -54,7 +54,7 @@ class Loop:
     config: RunConfig
     reporter: Reporter
     stop: StopRequest
-    on_augmented: Callable[[Batch, Tensor], None] | None = None
+    on_augmented: Callable[[Batch], None] | None = None
     position: Position = field(init=False)
     average: ModelEmaV3 | None = field(init=False, default=None)
 
@@ -153,13 +153,11 @@ class Loop:
 
     def _augment(self, batch: Batch, first: bool) -> float:
         """Let the methods change the batch; returns the seconds that showing a training's first one took."""
-        if self.on_augmented is None or not first or self.methods.run.step:
-            self.methods.augment_batch(batch)
-            return 0.0
-        before = batch.images.clone()
         self.methods.augment_batch(batch)
+        if self.on_augmented is None or not first or self.methods.run.step:
+            return 0.0
         drawing = time.perf_counter()
-        self.on_augmented(batch, before)
+        self.on_augmented(batch)
         return time.perf_counter() - drawing
 
     def _optimise(self) -> None:

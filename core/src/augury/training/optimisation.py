@@ -65,7 +65,7 @@ def make_optimizer(
         own = [p for p in methods.parameters() if p.requires_grad]
         if own:
             groups.append({"params": own})
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             groups,
             opt=config.name,
             lr=config.lr,
@@ -75,6 +75,11 @@ def make_optimizer(
         )
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
         raise UsageError(f"optim.name={config.name}: timm cannot make it with these settings: {error}.") from None
+    if getattr(optimizer, "is_second_order", False):
+        raise UsageError(
+            f"optim.name={config.name} needs second derivatives, which training does not compute. Choose another one."
+        )
+    return optimizer
 
 
 def _fastest(name: str, device: torch.device) -> dict[str, Any]:
@@ -90,6 +95,8 @@ class Schedule:
         self, config: ScheduleConfig, optimizer: torch.optim.Optimizer, epochs: int, steps_per_epoch: int
     ) -> None:
         self._by_epoch = config.every == "epoch" or config.name == "plateau"
+        # timm decays at the step before a milestone; half a step more is the step after which so many epochs are done.
+        late = 0.5 if self._by_epoch else 0.5 / steps_per_epoch
         try:
             with warnings.catch_warnings():
                 # timm means to drop plateau because its own checkpoints lose that one's state; ours keep it.
@@ -101,7 +108,7 @@ class Schedule:
                     warmup_epochs=config.warmup_epochs,
                     warmup_lr=config.warmup_lr,
                     min_lr=config.min_lr,
-                    decay_milestones=list(config.milestones),
+                    decay_milestones=[milestone + late for milestone in sorted(config.milestones)],
                     decay_epochs=config.decay_epochs,
                     decay_rate=config.decay_rate,
                     patience_epochs=config.patience,

@@ -123,9 +123,8 @@ def preview(
     batch = next(trainer.loop.loader.epoch(0))
     trainer.loop.loader.close()
     trainer.loop.labels.prepare(batch)
-    before = batch.images.clone()
     trainer.methods.augment_batch(batch)
-    return trainer.picture(batch, before, columns)
+    return trainer.picture(batch, columns)
 
 
 class _Clock(Silent):

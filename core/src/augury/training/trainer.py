@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from augury import backbones
 from augury.batch import Batch
@@ -130,16 +130,19 @@ class Trainer:
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         """Keep a figure in the run folder and in TensorBoard."""
         if self.recorder is not None:
-            self.recorder.figure(name, figure, step)
+            # Trackers count in epochs, as the rows do: one that has gone further refuses what comes late.
+            self.recorder.figure(name, figure, self.loop.position.epoch)
 
-    def _draw_batch(self, batch: Batch, before: Tensor) -> None:
+    def _draw_batch(self, batch: Batch) -> None:
         if self.recorder is not None:
-            self.recorder.figure("batch", self.picture(batch, before), 0)
+            self.recorder.figure("batch", self.picture(batch), 0)
 
-    def picture(self, batch: Batch, before: Tensor, columns: int = 8) -> Any:
-        """A matplotlib figure of what a batch became; `before` are its images before the methods changed them."""
+    def picture(self, batch: Batch, columns: int = 8) -> Any:
+        """A matplotlib figure of what the first `columns` images of a batch became."""
         form = self.data.format
-        return batch_picture(batch, before, self.data.classes, form.mean, form.std, columns)
+        images = self.feed.originals(batch.indices[: min(columns, len(batch) // batch.views)])
+        originals = self.pipelines["base"].normalise(images)
+        return batch_picture(batch, originals, self.data.classes, form.mean, form.std)
 
     # The run.
 
@@ -192,7 +195,11 @@ class Trainer:
     def _evaluate(self, split: str, network: nn.Module) -> dict[str, float]:
         batches = self.feed.held_out(getattr(self.data.splits, split))
         with self.accelerator.autocast():
-            return evaluate(network, batches, self.pipelines["base"].normalise)
+            found = evaluate(network, batches, self.pipelines["base"].normalise)
+        # BatchNorm's statistics are each rank's own, and what decays or stops must do so on all: the first one's count,
+        # whose weights are exported.
+        mine = torch.tensor([list(found.values())], dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(found, self.ranks.gather_rows(mine)[0].tolist(), strict=True))
 
     def _end_epoch(self, row: dict[str, Any]) -> float:
         split = self.chooses
