@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from augury.config import read_config
-from augury.data.datasets import DataSet
+from augury.data.view import DataSet
 from augury.training.loop import Loop
 from augury.training.plan import make_plan
 from augury.training.trainer import Trainer
@@ -24,9 +24,9 @@ EPOCHS, BATCH = 6, 64
 
 def plain_epoch(network: torch.nn.Module, optimizer: torch.optim.Optimizer, data: DataSet, device: str) -> None:
     """One epoch as one would write it by hand: images on the device, a random crop for each, SGD."""
-    images, labels = data.train.images.to(device), data.train.labels.to(device)
-    mean = torch.tensor(data.mean, device=device)[:, None, None]
-    std = torch.tensor(data.std, device=device)[:, None, None]
+    images, labels = data.pixels(data.splits.train).to(device), data.splits.train.labels.to(device)
+    mean = torch.tensor(data.format.mean, device=device)[:, None, None]
+    std = torch.tensor(data.format.std, device=device)[:, None, None]
     height, width = images.shape[-2:]
     total = torch.zeros((), device=device)
     network.train()
@@ -68,7 +68,7 @@ def throughput(model: str, device: str) -> dict[str, Any]:
     torch.set_num_threads(threads)
     # The first epoch of each warms up.
     ratios = [p / a for p, a in zip(seconds["plain"][1:], seconds["augury"][1:], strict=True)]
-    rate = len(plan.data.train) // BATCH * BATCH / statistics.median(seconds["augury"][1:])
+    rate = len(plan.data.splits.train) // BATCH * BATCH / statistics.median(seconds["augury"][1:])
     return {
         "what": f"images/s without methods against a plain loop ({model}, digits, batch {BATCH}, {device}, 1 thread)",
         "ratio": statistics.median(ratios),

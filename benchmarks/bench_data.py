@@ -1,5 +1,5 @@
-"""What loading costs: the memory loader against torchvision in a DataLoader, the start on a large folder, and the memory
-of the stream loader."""
+"""What loading costs: the memory loader against torchvision in a DataLoader, the start on a large folder, and the
+memory of the stream loader."""
 
 from __future__ import annotations
 

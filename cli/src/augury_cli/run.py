@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,6 +141,17 @@ def _summary(result: Result, as_json: bool) -> None:
         f"weights {result.folder}/best.safetensors, metrics {result.folder}/metrics.jsonl, "
         f"pictures {result.folder}/figures"
     )
+    typer.echo(f"train on from these weights: {_command(result)}")
+
+
+def _command(result: Result) -> str:
+    """Another run that starts with a run's best weights."""
+    from augury.config import load_config
+
+    config, folder = load_config(Path(result.folder) / "config.json"), Path(result.folder)
+    words = ["augury", "run", "--dataset", config.data.dataset, "--model", config.model.name]
+    words += ["--set", f"model.checkpoint={folder / 'best.safetensors'}"]
+    return shlex.join([*words, "--output", str(folder.with_name(folder.name + "-2"))])
 
 
 def _print_rehearsal(found: Rehearsal, as_json: bool) -> None:

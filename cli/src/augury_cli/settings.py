@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,12 +81,7 @@ def read_settings(
         assign(values, "data.skip_bad_images", True)
     for assignment in assignments or []:
         assign_text(values, assignment)
-    config = read_config(values, subject=str(recipe) if recipe else "config")
-    if Path(config.data.dataset).is_dir():
-        # A run must find its images again from whatever folder it is resumed.
-        data = config.data.model_copy(update={"dataset": str(Path(config.data.dataset).resolve())})
-        config = config.model_copy(update={"data": data})
-    return config
+    return read_config(values, subject=str(recipe) if recipe else "config")
 
 
 def open_register(names: list[str], trust: list[str] | None) -> Register:

@@ -17,7 +17,7 @@ from augury.data.view import DataSet
 from augury.errors import UsageError, refuse_all
 from augury.pictures import curves_picture
 from augury.registry import Register
-from augury.training.plan import make_plan
+from augury.training.plan import lasting, make_plan
 from augury.training.recorder import METRICS, read_rows
 from augury.training.result import Result
 from augury.training.trainer import CONFIG, resume, train
@@ -86,13 +86,14 @@ def compare(
     suite = {BASELINE: [], **compositions}
     problems: list[str] = []
     data = None
-    for name, methods in suite.items():
+    for methods in suite.values():
         try:
             data = make_plan(_config(config, methods, config.seed), register, data).data
         except UsageError as error:
             problems += [line for line in str(error).splitlines() if line not in problems]
-        problems += _clashes(config, name, methods, seeds, folder)
     refuse_all(problems)
+    config = lasting(config)
+    refuse_all([line for name, methods in suite.items() for line in _clashes(config, name, methods, seeds, folder)])
     results: dict[str, list[Result]] = {name: [] for name in suite}
     # Seed by seed, so that what stands after an interruption compares compositions.
     runs = [(name, seed) for seed in range(config.seed, config.seed + seeds) for name in suite]

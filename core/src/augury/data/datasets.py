@@ -41,6 +41,16 @@ def open_dataset(config: DataConfig) -> Collection:
     return open_folder(path, skip_bad=config.skip_bad_images)
 
 
+def lasting_name(name: str) -> str:
+    """The same data set, named so that it is found from any folder."""
+    known, colon, folder = name.partition(":")
+    if known in NAMES and folder:
+        return f"{known}:{Path(folder).expanduser().resolve()}"
+    if known in NAMES or name.startswith(SYNTHETIC) or name.lower().startswith(PREFIXES):
+        return name
+    return str(_existing(name).resolve())
+
+
 def _existing(name: str) -> Path:
     """The path that `name` is, from here or from the data root."""
     for path in (Path(name).expanduser(), data_root() / name):

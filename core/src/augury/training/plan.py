@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -17,7 +19,7 @@ from augury.batch import PIPELINES
 from augury.choice import Chosen, check, choose, conflicts
 from augury.composition import pipeline_shares
 from augury.config import RunConfig
-from augury.data.datasets import open_dataset
+from augury.data.datasets import lasting_name, open_dataset
 from augury.data.pipeline import parse
 from augury.data.source import Collection
 from augury.data.splits import split
@@ -26,7 +28,7 @@ from augury.data.view import DataSet, choose_format, usual_transforms
 from augury.errors import UsageError, refuse_all, unknown
 from augury.method import Spec
 from augury.registry import Register
-from augury.training.optimisation import choose_precision
+from augury.training.optimisation import Schedule, choose_precision
 from augury.training.recorder import missing_trackers
 
 T = TypeVar("T")
@@ -58,6 +60,25 @@ class Plan:
         """A network as training starts with it; fresh weights are drawn from torch's generator."""
         return backbones.build(self.config.model, len(self.data.classes), self.data.format.size)
 
+    def from_scratch(self) -> Plan:
+        """The same with fresh weights, for whoever has the trained ones."""
+        model = self.config.model.model_copy(update={"pretrained": False, "checkpoint": None})
+        plan = dataclasses.replace(self, config=self.config.model_copy(update={"model": model}))
+        return dataclasses.replace(plan, spec=dataclasses.replace(self.spec, build_network=plan.build_network))
+
+
+def lasting(config: RunConfig) -> RunConfig:
+    """The same settings with files and folders named so that a run is resumed from any folder.
+
+    Raises:
+        UsageError: there is no such data set.
+    """
+    data = config.data.model_copy(update={"dataset": lasting_name(config.data.dataset)})
+    model = config.model
+    if model.checkpoint is not None:
+        model = model.model_copy(update={"checkpoint": str(Path(model.checkpoint).expanduser().resolve())})
+    return config.model_copy(update={"data": data, "model": model})
+
 
 def make_plan(config: RunConfig, register: Register | None = None, data: DataSet | None = None) -> Plan:
     """Check a run. Nothing is decoded yet.
@@ -74,6 +95,8 @@ def make_plan(config: RunConfig, register: Register | None = None, data: DataSet
     chosen, found = choose(config.named_methods(), register)
     problems += found + _machine_problems(config) + _optim_problems(config)
     wanted = _or_problem(problems, lambda: backbones.data_config(config.model.name))
+    if wanted is not None and config.model.checkpoint is not None:
+        _or_problem(problems, partial(backbones.trained.overlay, config.model.checkpoint, {}))
     if data is None:
         # Looking through a large folder takes its time, so what is wrong already is told with what is wrong there.
         collection = _or_problem(problems, lambda: open_dataset(config.data))
@@ -164,7 +187,8 @@ def _optim_problems(config: RunConfig) -> list[str]:
 
 
 def _size_problems(config: RunConfig, data: DataSet) -> list[str]:
-    problems, images = [], len(data.splits.train)
+    problems: list[str] = []
+    images = len(data.splits.train)
     if config.optim.batch_size > images:
         problems.append(
             f"optim.batch_size={config.optim.batch_size} is more than the {images} training images. "
@@ -176,6 +200,10 @@ def _size_problems(config: RunConfig, data: DataSet) -> list[str]:
             f"train.class_weights must be {len(data.classes)} numbers, one for each class, got {len(weights)}. "
             "Set it with --set train.class_weights=balanced."
         )
+    steps = images // config.optim.batch_size
+    if steps and not any(line.startswith("schedule.") for line in _optim_problems(config)):
+        trial = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.optim.lr)
+        _or_problem(problems, lambda: Schedule(config.schedule, trial, config.optim.epochs, steps))
     return problems
 
 

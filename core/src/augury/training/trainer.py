@@ -29,12 +29,12 @@ from augury.evaluation import evaluate
 from augury.pictures import batch_picture
 from augury.randomness import derive
 from augury.registry import Register
-from augury.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_weights
 from augury.training.facts import DATA, check_same_data, data_facts, versions, weights_metadata
 from augury.training.labels import LabelPolicy
 from augury.training.loop import Loop
 from augury.training.optimisation import make_accelerator
-from augury.training.plan import Plan, make_plan
+from augury.training.plan import Plan, lasting, make_plan
 from augury.training.recorder import METRICS, Recorder, read_rows
 from augury.training.result import RESULT, Result
 from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
@@ -278,7 +278,10 @@ def train(
         UsageError: the folder exists, or anything that `make_plan` refuses.
     """
     _refuse_existing(folder)
-    return Trainer(make_plan(config, register, data), reporter=reporter).run(folder)
+    plan = make_plan(config, register, data)
+    # Checked first, so that all that is wrong is told at once.
+    plan = dataclasses.replace(plan, config=lasting(config))
+    return Trainer(plan, reporter=reporter).run(folder)
 
 
 def resume(
@@ -295,6 +298,9 @@ def resume(
     plan = make_plan(config, register, data)
     # `auto` may choose otherwise on another day, and then the draws would be others.
     plan = dataclasses.replace(plan, loader=check_same_data(folder, plan))
+    if checkpoints(folder):
+        # The weights that the run began with may be gone, and are not needed.
+        plan = plan.from_scratch()
     return Trainer(plan, reporter=reporter).run(folder, resume=True)
 
 
