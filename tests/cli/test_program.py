@@ -165,7 +165,8 @@ def test_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
         assert imread(f"out/{name}").std() > 0.02
     stamps = {p: p.stat().st_mtime_ns for p in Path("out").rglob("last.safetensors")}
     assert len(stamps) == 6
-    assert augury(capsys, *command)[0] == 0
+    code, out, _ = augury(capsys, *command, "--json")
+    assert (code, json.loads(out)) == (0, written)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps, "finished runs are not repeated"
     code, _, err = augury(capsys, *command, "--set", "optim.lr=0.01")
     assert (code, "holds a run with other settings" in err) == (2, True)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from augury_cli.settings import Dataset, Model, Recipe, Set, Trust, open_register, read_settings
+from augury_cli.settings import (
+    AsJson,
+    Dataset,
+    Model,
+    Pretrained,
+    Recipe,
+    Set,
+    SkipBad,
+    Trust,
+    open_register,
+    read_settings,
+)
 from augury_cli.tables import print_rows
 
 if TYPE_CHECKING:
@@ -34,6 +45,9 @@ def compare(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the runs and the comparison go.")
     ] = Path("compare"),
+    pretrained: Pretrained = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
     trust: Trust = None,
 ) -> None:
     """Train a baseline and compositions of methods with several seeds, and compare them.
@@ -44,7 +58,7 @@ def compare(
     """
     from augury.config import parse_composition
 
-    config = read_settings(recipe, dataset, model, None, set_)
+    config = read_settings(recipe, dataset, model, None, set_, pretrained=pretrained, skip_bad=skip_bad)
     texts = [name.strip() for name in (each or "").split(",") if name.strip()] + (compositions or [])
     suite = {text: parse_composition(text) for text in texts}
     register = open_register([name for methods in suite.values() for name, _ in methods], trust)
@@ -53,7 +67,10 @@ def compare(
 
     with Terminal(epochs=False) as terminal:
         comparison = run_comparison(config, suite, seeds=seeds, folder=output, register=register, reporter=terminal)
-    _print(comparison)
+    if as_json:
+        typer.echo((comparison.folder / "comparison.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _print(comparison)
 
 
 def _print(comparison: Comparison) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from augury.config import read_value
-from augury.data.geometry import RandomResizedCrop, ReflectCrop, centre_square
+from augury.data.geometry import RandomResizedCrop, ReflectCrop
 from augury.data.transforms import Frame, Single, Transform, Uniforms
 from augury.errors import UsageError, unknown
 from augury.validation import Strict, explain
@@ -168,6 +168,4 @@ class Chain:
             image = image.crop((left, top, left + width, top + height))
         for step in self._steps:
             image = step(image)
-        if (image.height, image.width) != self._frame.size:
-            image = centre_square(image, self._frame.size[0], self._frame.interpolation)
         return pil_to_tensor(image)
