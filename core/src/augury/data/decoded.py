@@ -41,13 +41,9 @@ def recall(stamp: str, shape: tuple[int, ...], how: object, make: Callable[[Pixe
     """
     key = hashlib.sha256(repr((stamp, shape, how, PIL.__version__)).encode()).hexdigest()[:32]
     path = data_root() / "decoded" / f"{key}.npy"
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if found.shape == shape and found.dtype == np.uint8:
-            os.utime(path)
-            return found
-    except (OSError, ValueError, EOFError):
-        pass
+    found = _kept(path)
+    if found is not None and found.shape == shape and found.dtype == np.uint8:
+        return found
     pixels = np.empty(shape, dtype=np.uint8)
     make(pixels)
     _keep(path, pixels)
@@ -57,6 +53,17 @@ def recall(stamp: str, shape: tuple[int, ...], how: object, make: Callable[[Pixe
 def worth_keeping(shape: tuple[int, ...]) -> bool:
     """Whether images of that shape, N first, are many enough and not too large."""
     return shape[0] >= WORTH and int(np.prod(shape)) <= LIMIT // 4
+
+
+def _kept(path: Path) -> Any:
+    """The array in a file, None where there is none that can be read."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Used today: the longest unused go first.
+        os.utime(path)
+        return found
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _keep(path: Path, pixels: Pixels) -> None:
