@@ -108,7 +108,12 @@ class OptimConfig(Strict):
     decay_norm_and_bias: bool = Field(
         True, description="decay the parameters of norms and biases too, as the papers' programs do"
     )
-    layer_decay: float | None = Field(None, gt=0, le=1, description="factor of the learning rate from layer to layer")
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="factor of the learning rate from layer to layer; norms and biases are never decayed then",
+    )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm's optimiser")
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(128, ge=1, description="images in an optimiser step, over all processes")

@@ -2,7 +2,7 @@
 
 The tables of ops, ranges and policies are read from torchvision's own classes, which are the single form, so that both
 forms mean the same. Which op an image gets is decided by the host's uniforms; geometry is nearest-neighbour, black
-outside.
+outside, but where a class says otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.transforms import v2
 
-from augury.data.image_ops import NOTHING, apply
+from augury.data.ops import NAMES, apply_each
 from augury.data.transforms import Frame, Single, Uniforms
 from augury.validation import Strict
 
@@ -40,7 +40,7 @@ class RandAugment(Strict):
         names, table = _table("RandAugment", BINS, *images.shape[-2:])
         for op, sign in _pairs(uniforms.host, self.n):
             chosen = _index(op, len(names))
-            images = apply(images, names, chosen, _strengths(names, table[chosen, self.m], chosen, sign))
+            images = _apply(images, names, chosen, _strengths(names, table[chosen, self.m], chosen, sign))
         return images
 
     def single(self, frame: Frame) -> Single:
@@ -58,7 +58,7 @@ class TrivialAugment(Strict):
         names, table = _table("TrivialAugmentWide", BINS, *images.shape[-2:])
         op, level, sign = uniforms.host.unbind(1)
         chosen = _index(op, len(names))
-        return apply(images, names, chosen, _strengths(names, table[chosen, _index(level, BINS)], chosen, sign))
+        return _apply(images, names, chosen, _strengths(names, table[chosen, _index(level, BINS)], chosen, sign))
 
     def single(self, frame: Frame) -> Single:
         return v2.TrivialAugmentWide(BINS)
@@ -80,7 +80,7 @@ class AutoAugment(Strict):
             chosen = ops[pair, number]
             strengths = _strengths(names, table[chosen, levels[pair, number]], chosen, sign)
             taken = torch.where(coin <= probabilities[pair, number], chosen, NOTHING)
-            images = apply(images, names, taken, strengths)
+            images = _apply(images, names, taken, strengths)
         return images
 
     def single(self, frame: Frame) -> Single:
@@ -89,7 +89,7 @@ class AutoAugment(Strict):
 
 class AugMix(Strict):
     """The image mixed with three chains of one to three random ops (`augmix`; Hendrycks et al. 2019, arXiv 1912.02781;
-    torchvision's AugMix, with nearest neighbour in place of bilinear)."""
+    torchvision's AugMix, bilinear)."""
 
     severity: int = Field(3, ge=1, le=10, description="magnitudes are drawn below it, of 10")
     draws: ClassVar[int] = 4 + 3 * (1 + 3 * 3)
@@ -108,12 +108,12 @@ class AugMix(Strict):
             for place, (op, level, sign) in enumerate(numbers[:, 1:].unflatten(1, (3, 3)).permute(1, 2, 0)):
                 chosen = _index(op, len(names))
                 strengths = _strengths(names, table[chosen, _index(level, self.severity)], chosen, sign)
-                made = apply(made, names, torch.where(place < depth, chosen, NOTHING), strengths)
+                made = _apply(made, names, torch.where(place < depth, chosen, NOTHING), strengths, bilinear=True)
             mixed += weights[:, 1 + chain, None, None, None] * made
         return mixed.clamp_(0, 255).to(torch.uint8)
 
     def single(self, frame: Frame) -> Single:
-        return v2.AugMix(self.severity, interpolation=v2.InterpolationMode.NEAREST)
+        return v2.AugMix(self.severity)
 
 
 class ColorJitter(Strict):
@@ -128,11 +128,22 @@ class ColorJitter(Strict):
         names = ["Brightness", "Contrast", "Color"]
         factors = 1 + self.strength * (2 * uniforms.host[:, :3].double() - 1)
         for chosen in uniforms.host[:, 3:].argsort(1).unbind(1):
-            images = apply(images, names, chosen, factors.gather(1, chosen[:, None])[:, 0])
+            images = _apply(images, names, chosen, factors.gather(1, chosen[:, None])[:, 0])
         return images
 
     def single(self, frame: Frame) -> Single:
         return v2.ColorJitter(self.strength, self.strength, self.strength)
+
+
+NOTHING = -1
+"""In place of an op's number: the image stays as it is."""
+
+
+def _apply(images: Tensor, names: list[str], chosen: Tensor, magnitudes: Tensor, bilinear: bool = False) -> Tensor:
+    """Do to each image the op of its number among `names`; chosen and magnitudes are N, on the host."""
+    # One entry more, for the number -1.
+    numbers = torch.tensor([NAMES.index(name) for name in [*names, "Identity"]])
+    return apply_each(images, numbers[chosen], magnitudes, bilinear)
 
 
 def _pairs(drawn: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:

@@ -97,6 +97,7 @@ class Schedule:
         self._by_epoch = config.every == "epoch" or config.name == "plateau"
         # timm decays at the step before a milestone; half a step more is the step after which so many epochs are done.
         late = 0.5 if self._by_epoch else 0.5 / steps_per_epoch
+        milestones: list[Any] = [milestone + late for milestone in sorted(config.milestones)]
         try:
             with warnings.catch_warnings():
                 # timm means to drop plateau because its own checkpoints lose that one's state; ours keep it.
@@ -108,7 +109,7 @@ class Schedule:
                     warmup_epochs=config.warmup_epochs,
                     warmup_lr=config.warmup_lr,
                     min_lr=config.min_lr,
-                    decay_milestones=[milestone + late for milestone in sorted(config.milestones)],
+                    decay_milestones=milestones,
                     decay_epochs=config.decay_epochs,
                     decay_rate=config.decay_rate,
                     patience_epochs=config.patience,

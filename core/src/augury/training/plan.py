@@ -223,6 +223,8 @@ def _notes(
     notes = []
     if data.skipped:
         notes.append(f"{len(data.skipped)} image(s) cannot be read and are left out; data.json names them.")
+    if config.data.protocol == "paper" and (config.train.patience or config.schedule.name == "plateau"):
+        notes.append("data.protocol=paper: when to stop or to decay is decided on the test split, which flatters it.")
     used = pipeline_shares(chosen, PIPELINES)
     if transforms["base"] == transforms["augmented"] and sum(share > 0 for share in used.values()) > 1:
         notes.append(

@@ -1,0 +1,124 @@
+"""When a training stops early, and how an interrupted one goes on: as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.core.small_runs import assert_same_run, resumed, rows_of, small
+
+import augury
+from augury.config import RunConfig
+from augury.errors import UsageError
+from augury.training.loop import Loop
+from augury.training.plan import make_plan
+from augury.training.trainer import Trainer, resume, train
+
+# Early stopping.
+
+
+def with_accuracies(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> None:
+    """Let the n-th epoch of any trainer be as accurate as the n-th number."""
+    monkeypatch.setattr(
+        Trainer,
+        "_evaluate",
+        lambda self, split, network: {"top1": accuracies[self.loop.position.epoch - 1], "loss": 1.0},
+    )
+
+
+def test_patience_stops_after_that_many_epochs_without_a_better_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #                                 best at 3; 4 is equal, which is not better
+    with_accuracies(monkeypatch, [10, 30, 40, 40, 20, 90, 90, 90])
+    config = small(optim={"epochs": 8}, train={"patience": 2})
+    result = train(config, tmp_path / "run")
+    assert (result.epochs, result.best_epoch) == (5, 3)
+    assert len(rows_of(tmp_path / "run")) == 5
+    # Interrupted in epoch 4, it has one epoch of patience left, not two.
+    assert resumed(config, tmp_path / "resumed", 14).epochs == 5
+    assert_same_run(tmp_path / "run", tmp_path / "resumed")
+
+
+def test_a_better_epoch_gives_new_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_accuracies(monkeypatch, [10, 5, 20, 15, 30])
+    assert train(small(optim={"epochs": 5}, train={"patience": 2}), tmp_path / "run").epochs == 5
+
+
+# Going on.
+
+KEPT: dict[str, dict[str, Any]] = {
+    "average": {"train": {"ema": 0.9}},
+    "accumulation and clipping": {"optim": {"accumulation": 5, "clip": 0.5}},
+    "plateau": {"schedule": {"name": "plateau", "patience": 0, "decay_rate": 0.5}},
+    "adamw, by epoch": {"optim": {"name": "adamw", "lr": 1e-3}, "schedule": {"every": "epoch", "warmup_epochs": 1}},
+    "stream": {"data": {"loader": "stream", "workers": 0}},
+    "papers": {"data": {"protocol": "paper"}},
+}
+
+
+RARE = ("adamw, by epoch", "papers")
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [pytest.param(s, id=name, marks=[pytest.mark.slow] if name in RARE else []) for name, s in KEPT.items()],
+)
+def test_interrupted_and_resumed_is_bit_for_bit_the_same(sections: dict[str, Any], tmp_path: Path) -> None:
+    optim = {"epochs": 3, **sections.get("optim", {})}
+    config = small("isda", **{**sections, "optim": optim})
+    whole = train(config, tmp_path / "whole")
+    again = resumed(config, tmp_path / "resumed", 6)
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+    assert again.best_epoch == whole.best_epoch
+    assert resume(tmp_path / "resumed") == again, "a finished run is not trained again"
+
+
+def test_plateau_decays_at_the_same_epoch_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_accuracies(monkeypatch, [50, 40, 40, 60, 50, 50, 50])
+    config = small(optim={"epochs": 7}, schedule={"name": "plateau", "patience": 1, "decay_rate": 0.1})
+    train(config, tmp_path / "whole")
+    # The row of an epoch has the rate it was trained at; the third is the second one without a better accuracy.
+    assert [row["lr"] for row in rows_of(tmp_path / "whole")] == pytest.approx([0.05] * 3 + [0.005] * 3 + [0.0005])
+    for steps in (9, 22):
+        resumed(config, tmp_path / f"after {steps}", steps)
+        assert_same_run(tmp_path / "whole", tmp_path / f"after {steps}")
+
+
+def test_resuming_with_other_images_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(augury.AuguryError, match="augury resume"):
+        _stop_at_once(small(), folder)
+    facts = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(facts | {"images": {**facts["images"], "train": 99}}))
+    with pytest.raises(UsageError, match=r"the images are not those that the run began with: .*99.*, now .*100"):
+        resume(folder)
+    (folder / "data.json").write_text("{")
+    with pytest.raises(UsageError, match=r"data\.json: cannot be read"):
+        resume(folder)
+
+
+def _stop_at_once(config: RunConfig, folder: Path) -> None:
+    trainer = Trainer(make_plan(config))
+    trainer.stop.asked = True
+    trainer.run(folder)
+
+
+def test_a_resumed_run_keeps_the_loader_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(augury.AuguryError):
+        _stop_at_once(small(data={"loader": "auto"}), tmp_path / "run")
+    monkeypatch.setattr("augury.training.plan.psutil.virtual_memory", lambda: type("Free", (), {"available": 0}))
+    used: list[str] = []
+    run = Loop.run
+
+    def spying(self: Loop, *args: Any, **kwargs: Any) -> None:
+        used.append(type(self.loader).__name__)
+        run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Loop, "run", spying)
+    resume(tmp_path / "run")
+    assert used == ["MemoryLoader"]
