@@ -27,7 +27,7 @@ export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-all lint format types layers unit bench wheels constraints clean
+.PHONY: help install demo test test-all lint format types layers unit bench docs docs-check wheels constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -87,6 +87,13 @@ unit: install ## the tests alone
 
 bench: install ## the table of ratios against plain implementations
 	$(BIN)/python benchmarks/run.py
+
+docs: install ## write docs/settings.md anew, from the settings' models
+	$(BIN)/python docs/settings.py
+
+docs-check: install ## run every command of the README and the guides, on small images
+	@echo "== the guides' commands"
+	$(PYTEST) tests/system/test_docs.py tests/system/test_readme.py $(PYTEST_ARGS)
 
 wheels: install ## the wheels of all distributions, in dist/
 	@for part in $(PARTS) .; do \
