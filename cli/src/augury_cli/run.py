@@ -146,10 +146,8 @@ def _summary(result: Result, as_json: bool) -> None:
 
 def _command(result: Result) -> str:
     """Another run that starts with a run's best weights."""
-    from augury.config import load_config
-
-    config, folder = load_config(Path(result.folder) / "config.json"), Path(result.folder)
-    words = ["augury", "run", "--dataset", config.data.dataset, "--model", config.model.name]
+    folder = Path(result.folder)
+    words = ["augury", "run", "--recipe", str(folder / "config.json")]
     words += ["--set", f"model.checkpoint={folder / 'best.safetensors'}"]
     return shlex.join([*words, "--output", str(folder.with_name(folder.name + "-2"))])
 

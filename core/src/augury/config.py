@@ -102,9 +102,9 @@ class OptimConfig(Strict):
     """Optimiser and length."""
 
     name: str = Field("sgd", description="any optimiser timm knows; `sgd` is with Nesterov momentum")
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    lr: float = Field(0.1, gt=0, description="learning rate after the warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="for optimisers that have one")
+    weight_decay: float = Field(5e-4, ge=0, description="as the optimiser applies it")
     decay_norm_and_bias: bool = Field(
         True, description="decay the parameters of norms and biases too, as the papers' programs do"
     )
@@ -115,7 +115,7 @@ class OptimConfig(Strict):
         description="factor of the learning rate from layer to layer; norms and biases are never decayed then",
     )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm's optimiser")
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=1, description="images in an optimiser step, over all processes")
     accumulation: int = Field(
         1, ge=1, description="parts in which a step's images pass the network, to save memory; must divide batch_size"
@@ -133,7 +133,7 @@ class ScheduleConfig(Strict):
         "cosine", description="a schedule of timm's"
     )
     every: Literal["step", "epoch"] = Field("step", description="how often the learning rate changes")
-    warmup_epochs: int = Field(0, ge=0)
+    warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate rises; part of `optim.epochs`")
     warmup_lr: float = Field(1e-5, ge=0, description="where the warm-up starts")
     min_lr: float = Field(0.0, ge=0, description="where the schedule ends")
     milestones: list[Count] = Field(default_factory=list, description="epochs at which `multistep` decays")
@@ -153,7 +153,7 @@ class TrainConfig(Strict):
     ema: float | None = Field(
         None, gt=0, lt=1, description="keep an exponential moving average of the weights, of this decay"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of every label, before methods change any")
     class_weights: Literal["balanced"] | list[Positive] | None = Field(
         None, description="weights of the classes in the loss: `balanced` (inverse to how frequent they are), or a list"
     )
@@ -173,14 +173,14 @@ class MethodConfig(Strict):
 class RunConfig(Strict):
     """Everything that decides a run's result."""
 
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="of fresh weights, of the order and of every draw")
     device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
-    methods: list[MethodConfig] = Field(default_factory=list)
+    methods: list[MethodConfig] = Field(default_factory=list, description="in the order of application")
 
     def named_methods(self) -> list[tuple[str, dict[str, Any]]]:
         """The composition in the form that `augury.compose` takes."""
@@ -246,12 +246,16 @@ def parse_composition(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The settings in a TOML recipe: the sections of a run's settings; what only describes the recipe is left out."""
+    """The settings in a TOML recipe, or in a run folder's config.json: the sections of a run's settings; what only
+    describes the recipe is left out."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
     except FileNotFoundError:
         raise UsageError(f"recipe {path}: no such file. Give the path of a TOML file.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"recipe {path}: cannot be read: {error}.") from None
     return {key: value for key, value in values.items() if key not in RECIPE_NOTES}
 

@@ -1,23 +1,33 @@
-"""Pictures as matplotlib figures, made without a display."""
+"""Pictures as matplotlib figures, made without a display; matplotlib is imported when the first is drawn."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from augury.batch import Batch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+LINE = 20
+"""Letters of a caption's line."""
+BAND = 8
+"""Images side by side, so that labels are readable on a page."""
 
 
 def batch_picture(
     batch: Batch, originals: Tensor, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
 ) -> Figure:
     """What the first images of a batch became: as they are in the data set above, as they are trained on below, view by
-    view.
+    view, eight side by side.
 
     Below each: the classes it is mixed from with their shares, its label smoothing and its pipeline.
 
@@ -27,21 +37,26 @@ def batch_picture(
         classes: names by label.
         mean, std: of each channel, to undo the normalisation.
     """
-    columns = len(originals)
-    figure = Figure(figsize=(1.5 * columns, 4.1 * batch.views), layout="constrained")
-    axes = figure.subplots(2 * batch.views, columns, squeeze=False)
-    for view, rows in enumerate(batch.view_slices()):
-        for column in range(columns):
-            row = rows.start + column
-            top, bottom = axes[2 * view][column], axes[2 * view + 1][column]
-            top.imshow(_displayable(originals[column], mean, std), cmap="gray", vmin=0, vmax=1)
-            bottom.imshow(_displayable(batch.images[row], mean, std), cmap="gray", vmin=0, vmax=1)
-            top.set_title(f"view {view + 1}" if batch.views > 1 and column == 0 else "", fontsize=8, loc="left")
-            bottom.set_xlabel(_caption(batch, row, classes), fontsize=7)
-            for ax in (top, bottom):
-                ax.set(xticks=[], yticks=[])
-        axes[2 * view][0].set_ylabel("original", fontsize=8)
-        axes[2 * view + 1][0].set_ylabel("trained on", fontsize=8)
+    from matplotlib.figure import Figure
+
+    columns = min(len(originals), BAND)
+    bands = [(start, view) for start in range(0, len(originals), BAND) for view in range(batch.views)]
+    figure = Figure(figsize=(1.5 * columns, 4.1 * len(bands)), layout="constrained")
+    axes = figure.subplots(2 * len(bands), columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[], frame_on=False)
+    for band, (start, view) in enumerate(bands):
+        above, below = axes[2 * band], axes[2 * band + 1]
+        first = batch.view_slices()[view].start
+        for column, number in enumerate(range(start, min(start + columns, len(originals)))):
+            above[column].imshow(_displayable(originals[number], mean, std), cmap="gray", vmin=0, vmax=1)
+            shown = _displayable(batch.images[first + number], mean, std)
+            below[column].imshow(shown, cmap="gray", vmin=0, vmax=1)
+            below[column].set_xlabel(_caption(batch, first + number, classes), fontsize=7)
+        if batch.views > 1:
+            above[0].set_title(f"view {view + 1}", fontsize=8, loc="left")
+        above[0].set_ylabel("original", fontsize=8)
+        below[0].set_ylabel("trained on", fontsize=8)
     return figure
 
 
@@ -56,7 +71,9 @@ def _caption(batch: Batch, row: int, classes: Sequence[str]) -> str:
     for label, weight in zip(batch.labels[row].tolist(), batch.weights[row].tolist(), strict=True):
         shares[label] = shares.get(label, 0.0) + weight
     kept = sorted(((share, label) for label, share in shares.items() if share >= 0.005), reverse=True)
-    lines = [f"{classes[label]} {share:.0%}" if len(kept) > 1 else classes[label] for share, label in kept]
+    names = [f"{classes[label]} {share:.0%}" if len(kept) > 1 else classes[label] for share, label in kept]
+    # Longer ones would run into the next column's.
+    lines = ["\n".join(textwrap.wrap(name.replace("_", " "), LINE)) for name in names]
     smoothing = float((batch.weights[row] * batch.smoothing[row]).sum())
     if smoothing > 0:
         lines.append(f"ε = {smoothing:.2f}")
@@ -71,6 +88,8 @@ def curves_picture(curves: Mapping[str, Sequence[Sequence[float]]], title: str) 
         curves: composition -> for each seed, the value at each epoch.
         title: what the values are.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
     for name, seeds in curves.items():

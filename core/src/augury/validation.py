@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,9 +31,17 @@ def explain(error: ValidationError, model: type[BaseModel], subject: str, noun: 
         line = _line(dict(e), model, subject, noun)
         default = _default_at(model, e["loc"])
         if default is not None:
-            line += f" Set it with {example.format(path='.'.join(map(str, e['loc'])), value=default)}."
+            line += f" Set it with {_shell(example, '.'.join(map(str, e['loc'])), default)}."
         lines.append(line)
     return lines
+
+
+def _shell(example: str, path: str, value: Any) -> str:
+    """The example as one types it; a list is TOML, and quoted."""
+    if not isinstance(value, list):
+        return example.format(path=path, value=value)
+    *before, word = example.format(path=path, value=json.dumps(value)).split(" ", example.count(" "))
+    return " ".join([*before, shlex.quote(word)])
 
 
 def _line(e: dict[str, Any], model: type[BaseModel], subject: str, noun: str) -> str:

@@ -53,7 +53,8 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
         arguments["pretrained_cfg_overlay"] = trained.overlay(config.checkpoint, _default_cfg(config.name))
     starts_trained = config.pretrained or config.checkpoint is not None
     try:
-        network = timm.create_model(config.name, pretrained=starts_trained, num_classes=num_classes, **arguments)
+        with trained.quietly():
+            network = timm.create_model(config.name, pretrained=starts_trained, num_classes=num_classes, **arguments)
     except Exception as error:
         # That the network can be built at all, the plan has tried on the meta device.
         if starts_trained:

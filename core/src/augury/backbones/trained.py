@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,18 @@ def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
     if f"{first}.weight" in weights:
         found["input_size"] = (weights[f"{first}.weight"].shape[1], *cfg.get("input_size", (3, 224, 224))[1:])
     return found
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the download's own word on each of its tries: what came of them is told in one line."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first(names: Any) -> str | None:

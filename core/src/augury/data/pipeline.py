@@ -80,7 +80,9 @@ def _read(word: str, key: str, frame: Frame) -> Transform:
         transform = model.model_validate(arguments)
     except ValidationError as error:
         lines = explain(error, model, f"{key}: transform `{name}`", "argument", f"{name}:{{path}}={{value}}")
-        raise UsageError("\n".join(f"{line} {_example(name, fields)}" for line in lines)) from None
+        raise UsageError(
+            "\n".join(line if "Set it with" in line else f"{line} {_example(name, fields)}" for line in lines)
+        ) from None
     if isinstance(transform, ReflectCrop) and transform.padding >= min(frame.size):
         raise UsageError(
             f"{key}: transform `{word}` must pad by less than the image's side, {min(frame.size)}. "

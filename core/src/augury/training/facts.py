@@ -64,6 +64,7 @@ def weights_metadata(plan: Plan) -> dict[str, str]:
     form = plan.data.format
     return {
         "model": plan.config.model.name,
+        "model_args": json.dumps(plan.config.model.kwargs),
         "classes": json.dumps(plan.data.classes),
         "input_size": json.dumps(form.size),
         "crop_pct": json.dumps(form.side / form.kept),

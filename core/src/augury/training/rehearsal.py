@@ -122,6 +122,8 @@ def preview(
     trainer.methods.pre_train_stage()
     batch = next(trainer.loop.loader.epoch(0))
     trainer.loop.loader.close()
+    if (shown := len(batch) // batch.views) < columns and reporter is not None:
+        reporter.note(f"a batch has {shown} images, so {shown} are shown. For more: --set optim.batch_size={columns}.")
     trainer.loop.labels.prepare(batch)
     trainer.methods.augment_batch(batch)
     return trainer.picture(batch, columns)
