@@ -30,7 +30,8 @@ class Spec:
         image_size: (channels, height, width).
         total_steps: optimiser steps of the whole training.
         steps_per_epoch: optimiser steps of one epoch.
-        build_network: makes a fresh network of the run's kind, images M x ch x H x W -> logits M x C.
+        starts_trained: whether the network starts from trained weights, which a method must not draw anew.
+        build_network: makes a network as the run's own starts, images M x ch x H x W -> logits M x C.
     """
 
     num_classes: int
@@ -38,6 +39,7 @@ class Spec:
     image_size: tuple[int, int, int] | None = None
     total_steps: int | None = None
     steps_per_epoch: int | None = None
+    starts_trained: bool = False
     build_network: Callable[[], nn.Module] | None = None
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tests.plugins.agmax.reference import (
+    AGREEMENTS,
+    CLASSES,
+    N,
+    batch_of,
+    composed,
+    formula,
+    log_softmax,
+    random_output,
+)
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch import multiprocessing as mp
@@ -17,58 +26,7 @@ import augury
 from augury.config import read_config, read_recipe
 from augury.training.plan import make_plan
 from augury_agmax import AgMax
-from augury_agmax.functional import TINY
 from augury_dcutmix import DCutMix
-
-N, CLASSES = 6, 4
-
-
-def composed(*before: Any, after: Any = (), seed: int = 0, **options: Any) -> augury.Composition:
-    options = {"n_units": 8, **options}
-    return augury.compose([*before, (AgMax, options), *after], num_classes=CLASSES, seed=seed)
-
-
-def batch_of(methods: augury.Composition, n: int = N) -> augury.Batch:
-    torch.manual_seed(1)
-    return methods.batch((torch.randn(n, 3, 8, 8), torch.randn(n, 3, 8, 8)), torch.arange(n) % CLASSES)
-
-
-def random_output(rows: int = 2 * N, scale: float = 2.0) -> augury.ModelOutput:
-    generator = torch.Generator().manual_seed(2)
-    logits = scale * torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64)
-    return augury.ModelOutput(torch.zeros(rows, 3), logits.requires_grad_())
-
-
-def log_softmax(logits: Tensor) -> Tensor:
-    return logits - logits.logsumexp(1, keepdim=True)
-
-
-def formula(logits: Tensor, q: nn.Module, targets: Tensor, beta: float = 4.0) -> Tensor:
-    """1/2 [CE(z, y) + CE(z', y')] - 1/3 [H + H' + H_q] + beta mean|q - p or p'|, in float64.
-
-    Args:
-        targets: M x C soft labels, view-major.
-    """
-    n = len(logits) // 2
-    z, z_other = logits.double()[:n], logits.double()[n:]
-    hidden, out = (layer for layer in q if isinstance(layer, nn.Linear))
-    joint = torch.cat([z, z_other], 1)
-    active = (joint @ hidden.weight.double().t() + hidden.bias.double()).clamp(min=0)
-    z_q = active @ out.weight.double().t() + out.bias.double()
-    p, p_other, p_q = (log_softmax(one).exp() for one in (z, z_other, z_q))
-
-    def cross_entropy(one: Tensor, y: Tensor) -> Tensor:
-        return -(y.double() * log_softmax(one)).sum() / n
-
-    def entropy(one: Tensor) -> Tensor:
-        mean = one.sum(0) / n
-        mean = torch.where(mean > TINY, mean, torch.full_like(mean, TINY))
-        return -(mean * mean.log()).sum()
-
-    both = 0.5 * (cross_entropy(z, targets[:n]) + cross_entropy(z_other, targets[n:]))
-    entropies = entropy(p) + entropy(p_other) + entropy(p_q)
-    gap = ((p_q - p).abs().sum() + (p_q - p_other).abs().sum()) / (2 * n * logits.shape[1])
-    return both - entropies / 3 + beta * gap
 
 
 @pytest.mark.parametrize("beta", [0.0, 4.0, 0.5])
@@ -87,6 +45,17 @@ def test_loss_and_gradients_are_the_formulas(beta: float, n: int, scale: float) 
     for ours, theirs in zip(gradients, torch.autograd.grad(expected, wanted), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
     assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_few_and_many_classes_with_the_width_that_follows(classes: int) -> None:
+    methods = composed(classes=classes, n_units=None).double()
+    batch, output = batch_of(methods, 3), random_output(6, classes=classes)
+    loss = methods.compute_loss(batch, output)
+    expected = formula(output.logits, methods["agmax"].q, batch.soft_targets(classes))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    ours, theirs = (torch.autograd.grad(one, output.logits)[0] for one in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
 
 
 def test_float32_is_close_and_an_extreme_prediction_finite() -> None:
@@ -235,23 +204,25 @@ def test_options_out_of_range_are_refused(option: str, value: float, allowed: st
 
 
 def terms(rank: int, size: int, folder: Path) -> None:
-    """Loss and gradients of one process's images, as data-parallel training averages them."""
+    """Loss and gradients of one process's images by agreement, as data-parallel training averages them."""
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    methods = composed()
-    whole, output = batch_of(methods), random_output()
-    n = N // size
-    rows = torch.cat([torch.arange(n) + view * N + rank * n for view in range(2)])
-    torch.manual_seed(3)
-    last = nn.Linear(CLASSES, CLASSES)
-    batch = augury.Batch.of(whole.images[rows], whole.labels[rows, 0], views=2)
-    logits = last(output.logits.detach().float()[rows])
-    loss = methods.compute_loss(batch, augury.ModelOutput(torch.zeros(2 * n, 3), logits))
-    loss.backward()
-    ranks = augury.Ranks()
-    found = [ranks.mean(loss.detach())]
-    found += [ranks.mean(p.grad) for p in [*last.parameters(), *methods.parameters()] if p.grad is not None]
+    found = {}
+    for agreement in AGREEMENTS:
+        methods = composed(agreement=agreement)
+        whole, output = batch_of(methods), random_output()
+        n = N // size
+        rows = torch.cat([torch.arange(n) + view * N + rank * n for view in range(2)])
+        torch.manual_seed(3)
+        last = nn.Linear(CLASSES, CLASSES)
+        batch = augury.Batch.of(whole.images[rows], whole.labels[rows, 0], views=2)
+        logits = last(output.logits.detach().float()[rows])
+        loss = methods.compute_loss(batch, augury.ModelOutput(torch.zeros(2 * n, 3), logits))
+        loss.backward()
+        ranks = augury.Ranks()
+        gradients = [p.grad for p in [*last.parameters(), *methods.parameters()] if p.grad is not None]
+        found[agreement] = [ranks.mean(t) for t in (loss.detach(), *gradients)]
     torch.save(found, folder / f"{size}-{rank}.pt")
     if size > 1:
         dist.destroy_process_group()
@@ -261,10 +232,11 @@ def test_two_processes_on_half_batches_are_one_on_the_whole(tmp_path: Path) -> N
     terms(0, 1, tmp_path)
     mp.spawn(terms, args=(2, tmp_path), nprocs=2)
     one, *both = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
-    assert len(one) == 7
+    assert {agreement: len(tensors) for agreement, tensors in one.items()} == {"mi": 7, "mse": 3, "kl": 3, "ce": 3}
     for found in both:
-        for ours, expected in zip(found, one, strict=True):
-            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+        for agreement, tensors in one.items():
+            for ours, expected in zip(found[agreement], tensors, strict=True):
+                torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_recipe_is_one_that_can_run() -> None:

@@ -18,7 +18,7 @@ from augury import backbones
 from augury.batch import PIPELINES
 from augury.choice import Chosen, check, choose, conflicts
 from augury.composition import pipeline_shares
-from augury.config import RunConfig
+from augury.config import ModelConfig, RunConfig
 from augury.data.datasets import lasting_name, open_dataset
 from augury.data.pipeline import parse
 from augury.data.source import Collection
@@ -121,8 +121,7 @@ def make_plan(config: RunConfig, register: Register | None = None, data: DataSet
 
 
 def _data_set(config: RunConfig, collection: Collection, model: dict[str, object]) -> DataSet:
-    starts_trained = config.model.pretrained or config.model.checkpoint is not None
-    form = choose_format(config.data, collection, model, starts_trained)
+    form = choose_format(config.data, collection, model, starts_trained(config.model))
     return DataSet(
         split(collection, config.data),
         collection.classes,
@@ -130,6 +129,11 @@ def _data_set(config: RunConfig, collection: Collection, model: dict[str, object
         usual_transforms(collection, form.side),
         tuple(collection.skipped),
     )
+
+
+def starts_trained(config: ModelConfig) -> bool:
+    """Whether a network starts from trained weights."""
+    return config.pretrained or config.checkpoint is not None
 
 
 def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Spec:
@@ -140,6 +144,7 @@ def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Sp
         image_size=data.format.size,
         total_steps=steps * config.optim.epochs,
         steps_per_epoch=steps,
+        starts_trained=starts_trained(config.model),
         build_network=lambda: backbones.build(config.model, len(data.classes), data.format.size),
     )
 

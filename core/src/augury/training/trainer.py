@@ -176,6 +176,9 @@ class Trainer:
                     self.loop.restore(state["loop"])
                 else:
                     self.methods.pre_train_stage()
+                    if self.loop.average is not None:
+                        # A stage may have changed the network, and the average begins where the training does.
+                        self.loop.average.set(self.network)
                     # From here on torch's own generator serves dropout; what a stage drew must not show.
                     torch.manual_seed(derive(self.config.seed, "torch", self.ranks.rank))
                     self._save()

@@ -1,14 +1,15 @@
-"""AgMax's mathematics: the mutual information of two views' predictions as entropies and a disagreement.
+"""AgMax's mathematics: the mutual information of two views' predictions, and the simpler agreements beside it.
 
 Letters in shapes: N images, S sets of predictions for them, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 TINY = torch.finfo(torch.float64).eps
 """What a marginal probability is clamped to before its logarithm, as in the official code."""
@@ -21,8 +22,23 @@ def q_units(num_classes: int) -> int:
     """
     if num_classes < 100:
         return 128
-    # The number of digits, since log10(1000) is 2.9999999999999996 in floating point.
+    # The number of digits, which no rounding of a logarithm can miss.
     return 128 * 2 ** (len(str(num_classes)) - 1) * (4 if num_classes >= 1000 else 1)
+
+
+def normal_init_(layer: nn.Linear | nn.Conv2d, std: float, generator: torch.Generator | None = None) -> None:
+    """Start a layer with weights from normal(0, std) and zero biases, in place; drawn on the host, so that every
+    device and memory layout gets the same.
+
+    Args:
+        layer: any with a weight, on any device.
+        std: standard deviation of the weights.
+        generator: one of the host; torch's own when None.
+    """
+    with torch.no_grad():
+        layer.weight.copy_(torch.normal(0.0, std, layer.weight.shape, generator=generator, device="cpu"))
+        if layer.bias is not None:
+            layer.bias.zero_()
 
 
 def marginal_entropy(probabilities: Tensor, mean_over_processes: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
@@ -47,3 +63,41 @@ def disagreement(predicted: Tensor, views: Tensor) -> Tensor:
         views: S x N x C probabilities, of each view.
     """
     return (predicted - views).abs().mean()
+
+
+def squared_error(logits: Tensor, other: Tensor) -> Tensor:
+    """Mean squared error of two views' logits, over images and classes (`mse`).
+
+    Args:
+        logits: N x C, of the first view.
+        other: N x C, of the second.
+    """
+    return F.mse_loss(logits, other)
+
+
+def divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """KL(p' || p) = sum_c p'_c (log p'_c - log p_c), the mean over images (`kl`).
+
+    Args:
+        logits: N x C, of the first view, whose softmax is p.
+        other: N x C, of the second, whose softmax is p'.
+    """
+    return F.kl_div(logits.log_softmax(1), other.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def cross_entropy(logits: Tensor, other: Tensor) -> Tensor:
+    """-mean(p log p') over images **and** classes, which is 1/C of the usual cross-entropy (`ce`).
+
+    Args:
+        logits: N x C, of the first view, whose softmax is p.
+        other: N x C, of the second, whose softmax is p'.
+    """
+    return -(logits.softmax(1) * other.log_softmax(1)).mean()
+
+
+WITHOUT_Q: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": squared_error,
+    "kl": divergence,
+    "ce": cross_entropy,
+}
+"""The agreements that need no Q-network, by the name of the option."""
