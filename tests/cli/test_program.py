@@ -209,3 +209,44 @@ def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "typer" in imported
     assert not imported & {"torch", "timm", "numpy"}
+
+
+def test_nothing_is_written_among_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(tmp_path / "data")
+    for command in ("run", "compare"):
+        code, _, err = augury(capsys, command, "--dataset", "data", *SMALL, "-o", "data/out")
+        assert (code, "data/out is inside the images' folder" in err) == (2, True), err
+    assert not Path("data/out").exists()
+    code, _, err = augury(capsys, "preview", "--dataset", "data", "-o", "data")
+    assert (code, "data is a folder" in err) == (2, True)
+
+
+def test_a_split_of_another_name_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "vali", "test"):
+        photographs(tmp_path / "data" / name)
+    code, _, err = augury(capsys, "run", "--dataset", "data", *SMALL, "-o", "run")
+    assert code == 0
+    assert "vali: not used; splits are called train, val and test. Did you mean `val`?" in err
+
+
+def test_a_training_that_diverges_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = augury(capsys, "run", *QUICK, "--set", "optim.lr=1e30", "-o", "run")
+    assert (code, "the loss is no longer finite in epoch 1. Lower optim.lr" in err) == (1, True), err
+    code, _, err = augury(capsys, "run", *QUICK, "--set", "optim.lr=inf")
+    assert (code, "must be a finite number" in err) == (2, True), err
+
+
+def test_stopping_early_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", "train.patience=1", "--set", "optim.epochs=6", "--set", "optim.lr=1e-9"]
+    code, _, err = augury(capsys, "run", *QUICK, *settings, "-o", "run")
+    assert (code, "1 epochs without a better accuracy" in err) == (0, True), err
+
+
+def test_a_finished_run_names_its_folder_as_it_is_given_now(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert augury(capsys, "run", *QUICK, "-o", "run")[0] == 0
+    Path("else").mkdir()
+    monkeypatch.chdir("else")
+    code, out, _ = augury(capsys, "resume", "../run", "--json")
+    assert (code, json.loads(out)["folder"]) == (0, "../run")

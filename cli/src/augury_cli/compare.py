@@ -83,7 +83,7 @@ def _print(comparison: Comparison) -> None:
         rows.append((row.composition, top1, difference, f"{row.seconds:.1f}", f"{row.images_per_second:,.0f}"))
     print_rows(titles, rows, wraps=titles[:1], right=titles[1:], head=titles[:2])
     seeds = comparison.rows[0].seeds
-    typer.echo(f"Mean ± standard deviation over {seeds} seeds, difference to the baseline of the same seed.")
+    typer.echo(f"Mean ± standard deviation over {seeds} seed(s), difference to the baseline of the same seed.")
     typer.echo(
         f"curves {comparison.folder}/curves.png, a batch {comparison.folder}/batch.png, "
         f"table {comparison.folder}/comparison.csv, runs {comparison.folder}/*/seed-*"

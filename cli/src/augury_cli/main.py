@@ -20,7 +20,7 @@ class Program(QuickGroup):
         """Run the subcommand; with --debug errors keep their traceback."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.BadParameter.__base__):  # type: ignore[misc]
+        except (typer.Exit, typer.Abort, typer.BadParameter.__base__, BrokenPipeError):  # type: ignore[misc]
             raise
         except AuguryError as error:
             if ctx.params["debug"]:

@@ -103,9 +103,13 @@ def preview(
 
     augury preview --dataset digits --with dcutmix:k=3 --output preview.png
     """
+    from augury.errors import UsageError
+
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder. Name a file with --output, {output / 'preview.png'} say.")
+    output = output if output.suffix else output.with_suffix(".png")
     config = read_settings(recipe, dataset, model, methods, set_, pretrained=pretrained, skip_bad=skip_bad)
     register = open_register([m.name for m in config.methods], trust)
-    from augury.errors import UsageError
     from augury.training.rehearsal import preview as draw
     from augury_cli.progress import Terminal
 

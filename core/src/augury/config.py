@@ -48,10 +48,10 @@ class DataConfig(Strict):
     )
     skip_bad_images: bool = Field(False, description="leave out images that cannot be read, instead of stopping")
     image_size: int | None = Field(
-        None, ge=1, description="side in pixels; the named data set's own, or the model's, when unset"
+        None, ge=1, le=4096, description="side in pixels; the named data set's own, or the model's, when unset"
     )
     crop_pct: float | None = Field(
-        None, gt=0, le=1, description="share of the side that the centre crop keeps; the model's when unset"
+        None, ge=0.1, le=1, description="share of the side that the centre crop keeps; the model's when unset"
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(
         None, description="how images are resized; the model's when unset"

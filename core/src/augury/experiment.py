@@ -17,7 +17,7 @@ from augury.data.view import DataSet
 from augury.errors import UsageError, refuse_all
 from augury.pictures import curves_picture
 from augury.registry import Register
-from augury.training.plan import lasting, make_plan
+from augury.training.plan import lasting, make_plan, refuse_inside_data
 from augury.training.recorder import METRICS, read_rows
 from augury.training.result import Result
 from augury.training.trainer import CONFIG, resume, train
@@ -83,6 +83,7 @@ def compare(
     Raises:
         UsageError: all that is wrong with any composition, before the first is trained.
     """
+    refuse_inside_data(folder, config)
     suite = {BASELINE: [], **compositions}
     problems: list[str] = []
     data = None

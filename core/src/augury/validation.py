@@ -14,7 +14,7 @@ from augury.errors import unknown
 class Strict(BaseModel):
     """A model that refuses fields it does not know, and does not change once made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def explain(error: ValidationError, model: type[BaseModel], subject: str, noun: str, example: str) -> list[str]:

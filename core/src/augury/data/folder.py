@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def open_folder(root: Path, *, skip_bad: bool) -> Collection:
         splits[split] = _source(root / folders[split], root, files, labels, sizes, classes)
         start += len(labels)
     skipped = [f"{root / everything.paths[number]}: {reason}" for number, reason in known.bad.items()]
-    return Collection(splits, classes, skipped=skipped)
+    return Collection(splits, classes, skipped=skipped, notes=_unused(root, folders))
 
 
 def _listed(root: Path) -> tuple[dict[str, str], list[str], dict[str, tuple[Files, Labels]]]:
@@ -131,6 +132,18 @@ def _splits(root: Path) -> dict[str, str]:
     if "train" not in folders:
         return {"all": ""}
     return {split: folders[split] for split in ("train", "val", "test") if split in folders}
+
+
+def _unused(root: Path, folders: dict[str, str]) -> list[str]:
+    """A line for each folder beside the splits that is none."""
+    if "all" in folders:
+        return []
+    lines = []
+    for name in sorted(set(_subfolders(root)) - set(folders.values())):
+        near = difflib.get_close_matches(name.lower(), ("train", "val", "test"), n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        lines.append(f"{root / name}: not used; splits are called train, val and test.{hint}")
+    return lines
 
 
 def _subfolders(root: Path) -> list[str]:

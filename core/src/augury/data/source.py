@@ -79,6 +79,7 @@ class Collection:
         transforms: the usual pipeline for these images, None where it follows from their size.
         mean, std: of each channel on the scale of [0, 1] as published, None where the model's are used.
         skipped: images left out because they cannot be read.
+        notes: what the user may not expect, a line each.
     """
 
     splits: dict[str, Source]
@@ -87,3 +88,4 @@ class Collection:
     mean: list[float] | None = None
     std: list[float] | None = None
     skipped: Sequence[str] = ()
+    notes: Sequence[str] = ()

@@ -112,6 +112,7 @@ class DataSet:
         format: how the images enter the network.
         transforms: the words of the usual pipeline.
         skipped: images that were left out because they cannot be read.
+        notes: what the user may not expect of it, a line each.
     """
 
     splits: Splits
@@ -119,6 +120,7 @@ class DataSet:
     format: ImageFormat
     transforms: list[str]
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     _decoded: dict[int, tuple[Split, Tensor]] = field(default_factory=dict, repr=False)
 
     @property

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from augury.backbones.stages import keep_statistics
 from augury.batch import Batch
@@ -23,6 +23,9 @@ from augury.training.optimisation import Schedule, clipper, make_optimizer
 from augury.training.step import Step
 from augury.training.tally import Tally
 from augury.training.watch import Interrupted, Reporter, StopRequest
+
+_PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where `backward` needs nothing of Accelerate's."""
 
 
 @dataclass
@@ -134,7 +137,7 @@ class Loop:
             # Gradients are summed over processes once a step.
             with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
                 loss, logits = self.step_module(batch)
-                self.accelerator.backward(loss / parts if parts > 1 else loss)
+                self._backward(loss / parts if parts > 1 else loss)
             tally.add(loss, logits, batch)
             if not whole:
                 continue
@@ -150,6 +153,13 @@ class Loop:
         float(tally.loss)
         tally.seconds = time.perf_counter() - started
         position.epoch, position.step = position.epoch + 1, 0
+
+    def _backward(self, loss: Tensor) -> None:
+        # Accelerate looks for a package on the disk each time, which takes as long as a few small layers.
+        if self.accelerator.scaler is None and self.accelerator.distributed_type in _PLAIN:
+            loss.backward()
+        else:
+            self.accelerator.backward(loss)
 
     def _augment(self, batch: Batch, first: bool) -> float:
         """Let the methods change the batch; returns the seconds that showing a training's first one took."""

@@ -80,6 +80,15 @@ def lasting(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": data, "model": model})
 
 
+def refuse_inside_data(folder: Path, config: RunConfig) -> None:
+    """Raises: UsageError where a run would be written among the images, and be taken for a class of them."""
+    data = Path(config.data.dataset).expanduser()
+    if data.is_dir() and folder.expanduser().resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            f"{folder} is inside the images' folder {data}, and would count as one of them. Choose another --output."
+        )
+
+
 def make_plan(config: RunConfig, register: Register | None = None, data: DataSet | None = None) -> Plan:
     """Check a run. Nothing is decoded yet.
 
@@ -128,6 +137,7 @@ def _data_set(config: RunConfig, collection: Collection, model: dict[str, object
         form,
         usual_transforms(collection, form.side),
         tuple(collection.skipped),
+        tuple(collection.notes),
     )
 
 
@@ -225,7 +235,7 @@ def _loader(config: RunConfig, data: DataSet) -> str:
 def _notes(
     config: RunConfig, chosen: list[Chosen], data: DataSet, transforms: dict[str, list[Transform]], loader: str
 ) -> tuple[str, ...]:
-    notes = []
+    notes = list(data.notes)
     if data.skipped:
         notes.append(f"{len(data.skipped)} image(s) cannot be read and are left out; data.json names them.")
     if config.data.protocol == "paper" and (config.train.patience or config.schedule.name == "plateau"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from augury.data.pipeline import Pipeline
 from augury.data.stream import StreamFeed
 from augury.data.view import DataSet
 from augury.distributed import Ranks
-from augury.errors import UsageError
+from augury.errors import AuguryError, UsageError
 from augury.evaluation import evaluate
 from augury.pictures import batch_picture
 from augury.randomness import derive
@@ -34,7 +35,7 @@ from augury.training.facts import DATA, check_same_data, data_facts, versions, w
 from augury.training.labels import LabelPolicy
 from augury.training.loop import Loop
 from augury.training.optimisation import make_accelerator
-from augury.training.plan import Plan, lasting, make_plan
+from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
 from augury.training.recorder import METRICS, Recorder, read_rows
 from augury.training.result import RESULT, Result
 from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
@@ -183,6 +184,10 @@ class Trainer:
                     torch.manual_seed(derive(self.config.seed, "torch", self.ranks.rank))
                     self._save()
                 self.loop.run(self._end_epoch, self._save, enough=self._enough)
+            if (done := self.loop.position.epoch) < self.config.optim.epochs:
+                self.reporter.note(
+                    f"stopped after epoch {done}: {self.config.train.patience} epochs without a better accuracy."
+                )
             return self._finish()
         except Interrupted:
             raise Interrupted(f"interrupted; what was done is kept. Go on with: augury resume {folder}") from None
@@ -205,6 +210,11 @@ class Trainer:
         return dict(zip(found, self.ranks.gather_rows(mine)[0].tolist(), strict=True))
 
     def _end_epoch(self, row: dict[str, Any]) -> float:
+        if not math.isfinite(row["train_loss"]):
+            raise AuguryError(
+                f"training: the loss is no longer finite in epoch {row['epoch']}. Lower optim.lr, to a third say, "
+                "raise schedule.warmup_epochs, or bound the gradients with --set optim.clip=1."
+            )
         split = self.chooses
         found = self._evaluate(split, self.network)
         row |= {f"{split}_{key}": value for key, value in found.items()}
@@ -281,6 +291,7 @@ def train(
         UsageError: the folder exists, or anything that `make_plan` refuses.
     """
     _refuse_existing(folder)
+    refuse_inside_data(folder, config)
     plan = make_plan(config, register, data)
     # Checked first, so that all that is wrong is told at once.
     plan = dataclasses.replace(plan, config=lasting(config))
@@ -297,7 +308,8 @@ def resume(
     """
     config = load_config(folder / CONFIG)
     if (folder / RESULT).exists():
-        return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
+        result = Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
+        return dataclasses.replace(result, folder=str(folder))
     plan = make_plan(config, register, data)
     # `auto` may choose otherwise on another day, and then the draws would be others.
     plan = dataclasses.replace(plan, loader=check_same_data(folder, plan))
