@@ -183,8 +183,7 @@ CUTOUT = "Write cutout:N, N its size."
         ("crop:2,padding=3", "transform `crop:2,padding=3` must set `padding` once. Write crop:N, N its padding."),
         (
             "random_erasing:2",
-            "transform `random_erasing`: argument `p` must be <= 1, got 2. Set it with random_erasing:p=0.25. "
-            "Write random_erasing:N, N its p.",
+            "transform `random_erasing`: argument `p` must be <= 1, got 2. Set it with random_erasing:p=0.25.",
         ),
         (
             "reflect_crop:9",
