@@ -250,3 +250,17 @@ def test_a_finished_run_names_its_folder_as_it_is_given_now(
     monkeypatch.chdir("else")
     code, out, _ = augury(capsys, "resume", "../run", "--json")
     assert (code, json.loads(out)["folder"]) == (0, "../run")
+
+
+def test_weights_go_on_with_the_input_that_they_were_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert augury(capsys, "run", *QUICK, "-o", "run")[0] == 0
+    settings = ["--set", "model.checkpoint=run/best.safetensors", "--set", "train.trackers=none"]
+    assert augury(capsys, "run", "--recipe", "run/config.json", *settings, "-o", "again")[0] == 0
+    one, two = (json.loads(Path(name, "data.json").read_text()) for name in ("run", "again"))
+    assert one == two
+    assert not Path("again/tensorboard").exists()
+
+
+def test_a_folder_called_like_a_data_set_is_no_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert augury(capsys, "run", *QUICK, "--dataset", "digits", "-o", "digits/first")[0] == 0
+    assert augury(capsys, "run", *QUICK, "--dataset", "digits", "-o", "digits/second")[0] == 0

@@ -30,6 +30,16 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def _some(value: Any) -> Any:
+    return (
+        [name for name in re.split(r"[,\s]+", value) if name not in ("", "none")] if isinstance(value, str) else value
+    )
+
+
+Trackers = Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(_some)]
+"""Trackers as a list of names, or as one text with commas between them; "none" is none of them."""
+
+
 class DataConfig(Strict):
     """Which images, how they are split and what happens to them."""
 
@@ -158,9 +168,7 @@ class TrainConfig(Strict):
         None, description="weights of the classes in the loss: `balanced` (inverse to how frequent they are), or a list"
     )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better accuracy")
-    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
-        default=["tensorboard"], description="where the numbers go beside metrics.jsonl"
-    )
+    trackers: Trackers = Field(default=["tensorboard"], description="where the numbers go beside metrics.jsonl")
 
 
 class MethodConfig(Strict):

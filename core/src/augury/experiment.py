@@ -83,7 +83,6 @@ def compare(
     Raises:
         UsageError: all that is wrong with any composition, before the first is trained.
     """
-    refuse_inside_data(folder, config)
     suite = {BASELINE: [], **compositions}
     problems: list[str] = []
     data = None
@@ -94,6 +93,7 @@ def compare(
             problems += [line for line in str(error).splitlines() if line not in problems]
     refuse_all(problems)
     config = lasting(config)
+    refuse_inside_data(folder, config)
     refuse_all([line for name, methods in suite.items() for line in _clashes(config, name, methods, seeds, folder)])
     results: dict[str, list[Result]] = {name: [] for name in suite}
     # Seed by seed, so that what stands after an interruption compares compositions.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from augury.config import ModelConfig
 from augury.errors import UsageError
@@ -44,6 +47,20 @@ def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
     if f"{first}.weight" in weights:
         found["input_size"] = (weights[f"{first}.weight"].shape[1], *cfg.get("input_size", (3, 224, 224))[1:])
     return found
+
+
+def own_input(checkpoint: str | None) -> dict[str, Any] | None:
+    """How the network of a file that augury exported wants its images, in the form of timm's data config; None for any
+    other file."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(checkpoint), "pt") as file:
+            said = file.metadata() or {}
+        found = {key: json.loads(said[key]) for key in ("input_size", "crop_pct", "mean", "std")}
+        return found | {"interpolation": said["interpolation"]}
+    except (OSError, KeyError, ValueError, SafetensorError):
+        return None
 
 
 @contextlib.contextmanager

@@ -185,7 +185,7 @@ class RandomResizedCrop(Strict):
         # Where none fitted: the largest box in the middle that is not too long.
         whole_w = min(width, round(height * ratios[1])) if width / height > ratios[1] else width
         whole_h = min(height, round(width / ratios[0])) if width / height < ratios[0] else height
-        w, h = w.where(fits, w.new_tensor(whole_w)), h.where(fits, h.new_tensor(whole_h))
+        w, h = torch.where(fits, w, whole_w), torch.where(fits, h, whole_h)
         top = _place(drawn[:, -2], height - h).where(fits, (height - h) // 2)
         left = _place(drawn[:, -1], width - w).where(fits, (width - w) // 2)
         weights_y = _resampling(top, h, height, frame.size[0], frame.interpolation)
@@ -212,7 +212,7 @@ def _blank(images: Tensor, mask: Tensor, frame: Frame) -> Tensor:
     if images.is_floating_point():
         # A product, which is many times as fast as masked_fill; images are finite.
         return images * (1 - mask)[:, None]
-    blank = torch.tensor(frame.blank, dtype=images.dtype, device=images.device)
+    blank = torch.tensor(frame.blank, dtype=images.dtype).to(images.device, non_blocking=True)
     return torch.where(mask[:, None] > 0, blank[:, None, None], images)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(found[-1], map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, ImportError, pickle.UnpicklingError) as error:
         raise UsageError(
             f"{found[-1]}: damaged ({type(error).__name__}). Delete it to resume from the checkpoint before."
         ) from None

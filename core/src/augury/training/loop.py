@@ -28,6 +28,11 @@ _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_G
 """Where `backward` needs nothing of Accelerate's."""
 
 
+def _rate(group: dict[str, Any]) -> float:
+    """The learning rate without the factor of the group's layer."""
+    return group["lr"] / group.get("lr_scale", 1.0)
+
+
 @dataclass
 class Position:
     """How far a training is: epochs done, steps of the current one done, and what was summed over those."""
@@ -111,7 +116,7 @@ class Loop:
                 row = {
                     "epoch": self.position.epoch,
                     "step": self.methods.run.step,
-                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "lr": _rate(self.optimizer.param_groups[0]),
                 }
                 row |= self.position.tally.row(self.methods.run.ranks)
                 self.position.tally = Tally.empty(self.accelerator.device)

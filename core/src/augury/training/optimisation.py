@@ -30,7 +30,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     # Buffers are the methods' state, equal on all ranks by construction, or BatchNorm's, which each rank keeps for
     # itself.
     return Accelerator(
-        cpu=config.device == "cpu",
+        # Nor Apple's GPUs: they lack the float64 in which sums are kept.
+        cpu=config.device == "cpu" or not torch.cuda.is_available(),
         mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -54,12 +55,16 @@ def make_optimizer(
         UsageError: settings that this optimiser does not take.
     """
     decay = 0.0 if config.decay_norm_and_bias else config.weight_decay
+    # Position embeddings and the like, as the model says.
+    spared = tuple(getattr(network, "no_weight_decay", tuple)())
     groups: list[dict[str, Any]]
     try:
         if config.layer_decay is not None:
-            groups = param_groups_layer_decay(network, config.weight_decay, layer_decay=config.layer_decay)
+            groups = param_groups_layer_decay(
+                network, config.weight_decay, no_weight_decay_list=spared, layer_decay=config.layer_decay
+            )
         elif decay:
-            groups = param_groups_weight_decay(network, config.weight_decay)
+            groups = param_groups_weight_decay(network, config.weight_decay, no_weight_decay_list=spared)
         else:
             groups = [{"params": [p for p in network.parameters() if p.requires_grad]}]
         own = [p for p in methods.parameters() if p.requires_grad]
@@ -104,7 +109,8 @@ class Schedule:
                 warnings.simplefilter("ignore", FutureWarning)
                 self._timm, _ = create_scheduler_v2(
                     optimizer,
-                    sched=config.name,
+                    # timm's `none` is no schedule at all, and only schedules warm up and scale layers' rates.
+                    sched="constant" if config.name == "none" else config.name,
                     num_epochs=epochs,
                     warmup_epochs=config.warmup_epochs,
                     warmup_lr=config.warmup_lr,

@@ -15,6 +15,7 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from augury import backbones
+from augury.backbones import trained
 from augury.batch import PIPELINES
 from augury.choice import Chosen, check, choose, conflicts
 from augury.composition import pipeline_shares
@@ -82,8 +83,9 @@ def lasting(config: RunConfig) -> RunConfig:
 
 def refuse_inside_data(folder: Path, config: RunConfig) -> None:
     """Raises: UsageError where a run would be written among the images, and be taken for a class of them."""
-    data = Path(config.data.dataset).expanduser()
-    if data.is_dir() and folder.expanduser().resolve().is_relative_to(data.resolve()):
+    data = Path(config.data.dataset)
+    # Those of `lasting` are absolute, and names of data sets are not.
+    if data.is_absolute() and data.is_dir() and folder.expanduser().resolve().is_relative_to(data.resolve()):
         raise UsageError(
             f"{folder} is inside the images' folder {data}, and would count as one of them. Choose another --output."
         )
@@ -130,6 +132,9 @@ def make_plan(config: RunConfig, register: Register | None = None, data: DataSet
 
 
 def _data_set(config: RunConfig, collection: Collection, model: dict[str, object]) -> DataSet:
+    if config.model.checkpoint is not None:
+        # Weights go on with the input that they were trained on.
+        model = trained.own_input(config.model.checkpoint) or model
     form = choose_format(config.data, collection, model, starts_trained(config.model))
     return DataSet(
         split(collection, config.data),

@@ -291,10 +291,10 @@ def train(
         UsageError: the folder exists, or anything that `make_plan` refuses.
     """
     _refuse_existing(folder)
-    refuse_inside_data(folder, config)
     plan = make_plan(config, register, data)
     # Checked first, so that all that is wrong is told at once.
     plan = dataclasses.replace(plan, config=lasting(config))
+    refuse_inside_data(folder, plan.config)
     return Trainer(plan, reporter=reporter).run(folder)
 
 
