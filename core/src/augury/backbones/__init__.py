@@ -13,8 +13,13 @@ import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from augury.backbones import resnet_cifar as resnet_cifar  # joins timm's registry
+from augury.backbones import densenet_cifar as densenet_cifar  # joins timm's registry, as the others of this form
+from augury.backbones import pyramidnet_cifar as pyramidnet_cifar
+from augury.backbones import resnet_cifar as resnet_cifar
+from augury.backbones import resnet_small_stem as resnet_small_stem
+from augury.backbones import shakeshake_cifar as shakeshake_cifar
 from augury.backbones import trained
+from augury.backbones import wrn_cifar as wrn_cifar
 from augury.backbones.stages import freeze_stages
 from augury.batch import ModelOutput
 from augury.config import ModelConfig
@@ -69,11 +74,15 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
     return network
 
 
+def untrained(config: ModelConfig) -> ModelConfig:
+    """The same network with fresh weights."""
+    return config.model_copy(update={"pretrained": False, "checkpoint": None})
+
+
 def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> Facts:
     """Learn a network's facts without allocating it."""
-    fresh = config.model_copy(update={"pretrained": False, "checkpoint": None})
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = build(fresh, num_classes, image_size)
+        network = build(untrained(config), num_classes, image_size)
     classifier = classifier_of(network)
     width = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(network, "num_features", 0)
     return Facts(classifier, int(width))

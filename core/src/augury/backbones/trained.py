@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from augury.config import ModelConfig
 from augury.errors import UsageError
+
+BEST = "best.safetensors"
+"""A run's best weights, in its folder."""
 
 
 def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,18 +31,7 @@ def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read.
     """
-    from timm.models import load_state_dict
-
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise UsageError(f"model.checkpoint={checkpoint}: no such file. Give one of safetensors or a timm checkpoint.")
-    try:
-        weights = load_state_dict(str(path), device="cpu")
-    except Exception as error:
-        raise UsageError(
-            f"model.checkpoint={checkpoint}: cannot be read ({type(error).__name__}). "
-            "Give a file of safetensors or a timm checkpoint."
-        ) from None
+    weights = _weights(Path(checkpoint), f"model.checkpoint={checkpoint}")
     found: dict[str, Any] = {"state_dict": weights, "num_classes": -1}
     classifier = _first(cfg.get("classifier"))
     if f"{classifier}.weight" in weights:
@@ -49,11 +42,22 @@ def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _weights(path: Path, subject: str) -> dict[str, Tensor]:
+    from timm.models import load_state_dict
+
+    if not path.is_file():
+        raise UsageError(f"{subject}: no such file. Give one of safetensors or a timm checkpoint.")
+    try:
+        return load_state_dict(str(path), device="cpu")
+    except Exception as error:
+        raise UsageError(
+            f"{subject}: cannot be read ({type(error).__name__}). Give a file of safetensors or a timm checkpoint."
+        ) from None
+
+
 def own_input(checkpoint: str | None) -> dict[str, Any] | None:
     """How the network of a file that augury exported wants its images, in the form of timm's data config; None for any
     other file."""
-    from safetensors import safe_open
-
     try:
         with safe_open(str(checkpoint), "pt") as file:
             said = file.metadata() or {}
@@ -61,6 +65,69 @@ def own_input(checkpoint: str | None) -> dict[str, Any] | None:
         return found | {"interpolation": said["interpolation"]}
     except (OSError, KeyError, ValueError, SafetensorError):
         return None
+
+
+def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str], wanted: Mapping[str, Any]) -> None:
+    """Give `network` the weights that a run, or whoever, trained for the same task.
+
+    Args:
+        network: takes them.
+        place: a run folder, whose best weights are meant, or a file: safetensors, or a timm checkpoint.
+        model: the network's name.
+        classes: the names of its classes.
+        wanted: the `mean` and `std` that its images are normalised with.
+
+    Raises:
+        UsageError: no such weights, or those of another model, other classes or other images.
+    """
+    path = Path(place).expanduser()
+    if path.is_dir():
+        path = path / BEST
+        if not path.is_file():
+            raise UsageError(f"{place} has no {BEST}, which a run writes at the end of an epoch. Give another run.")
+    said = _said(path)
+    if said.get("model", model) != model:
+        raise UsageError(f"{path} holds a `{said['model']}`, and this run trains a `{model}`. Give one of that model.")
+    theirs = list(said.get("classes", classes))
+    if theirs != list(classes):
+        told = " and ".join(f"{len(names)} ({_short(names)})" for names in (theirs, classes))
+        raise UsageError(f"{path} was trained on other classes than this run has: {told}. Give one of these classes.")
+    for key, ours in wanted.items():
+        if list(said.get(key, ours)) != list(ours):
+            raise UsageError(
+                f"{path} was trained on images normalised with {key} {said[key]}, this run's have {list(ours)}. "
+                f"Set it with --set 'data.{key}={json.dumps(said[key])}'."
+            )
+    weights, own = _weights(path, f"{path}"), network.state_dict()
+    faults = [f"`{name}` is missing" for name in own if name not in weights]
+    faults += [f"`{name}` has no place" for name in weights if name not in own]
+    faults += [
+        f"`{name}` has the shape {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UsageError(
+            f"{path}: its weights are not those of a `{model}` of {len(classes)} classes: {faults[0]}{more}. "
+            "Give one of that model and these classes."
+        )
+    network.load_state_dict(weights)
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What a file that augury exported says of its network; nothing of any other file."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            said = file.metadata() or {}
+        found = {key: json.loads(said[key]) for key in ("classes", "mean", "std") if key in said}
+        return found | ({"model": said["model"]} if "model" in said else {})
+    except (OSError, ValueError, SafetensorError):
+        return {}
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 @contextlib.contextmanager
