@@ -147,3 +147,17 @@ def test_an_output_in_float_has_at_least_float32_and_keeps_gradients(given: torc
     output.logits.sum().backward()
     assert torch.equal(logits.grad, torch.ones(2, 3, dtype=given))
     assert ModelOutput(logits, logits, logits[:, None]).float().class_logits.dtype == made
+
+
+@pytest.mark.parametrize("chosen", [[2, 0], [3], [], [0, 1, 2, 3]])
+def test_images_that_are_taken_keep_all_their_rows(chosen: list[int]) -> None:
+    batch = random_batch(views=3)
+    before = copy.deepcopy(batch)
+    batch.take(torch.tensor(chosen, dtype=torch.int64))
+    assert (len(batch), batch.views, batch.mixed) == (3 * len(chosen), 3, True)
+    for view in range(3):
+        for place, image in enumerate(chosen):
+            for name in ("images", "labels", "weights", "smoothing", "row_weights", "pipeline", "indices"):
+                assert torch.equal(getattr(batch.view(view), name)[place], getattr(before.view(view), name)[image]), (
+                    name
+                )

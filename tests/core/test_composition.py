@@ -297,7 +297,8 @@ def test_run_reaches_nothing_but_what_is_told() -> None:
     public = {name for name in dir(augury.Run) if not name.startswith("_")}
     assert public == {
         *("step", "total_steps", "progress", "epoch", "epochs", "num_classes", "network", "classifier", "device"),
-        *("ranks", "generator", "random", "folder", "log", "log_figure", "loader", "train_network"),
+        *("ranks", "generator", "random", "folder", "log", "log_figure", "log_images", "loader"),
+            *("train_network", "keep"),
     }
     run = augury.Run(RunState(augury.Spec(3), 0, torch.device("cpu"), augury.Ranks()), "mine")
     with pytest.raises(augury.UsageError, match="mine: needs `total_steps`"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.core.small_runs import assert_same_run, resumed, rows_of, small
+from tests.core.small_runs import assert_same_run, interrupted, resumed, rows_of, small
 
 import augury
 from augury.config import RunConfig
@@ -122,3 +122,17 @@ def test_a_resumed_run_keeps_the_loader_it_began_with(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Loop, "run", spying)
     resume(tmp_path / "run")
     assert used == ["MemoryLoader"]
+
+
+def test_what_a_run_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> None:
+    train(small(data={"mean": [0.4], "std": [0.2]}), tmp_path / "first")
+    weights = tmp_path / "weights.safetensors"
+    (tmp_path / "first" / "best.safetensors").rename(weights)
+    config = small("resmooth", model={"checkpoint": str(weights)})
+    train(config, tmp_path / "whole")
+    interrupted(config, tmp_path / "resumed", 10)
+    weights.unlink()
+    resume(tmp_path / "resumed")
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+    facts = [json.loads((tmp_path / name / "data.json").read_text()) for name in ("whole", "resumed")]
+    assert facts[0]["mean"] == facts[1]["mean"] == [0.4], "the weights' own input"

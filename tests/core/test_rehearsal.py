@@ -120,8 +120,9 @@ def test_a_preview_shows_what_a_run_draws_of_its_first_batch(tmp_path: Path, mon
 
     monkeypatch.setattr(trainer.Trainer, "picture", spying)
     config = small("resmooth", "dcutmix", train={"label_smoothing": 0.1}, optim={"epochs": 1})
-    figure = preview(config, columns=4)
-    figure.savefig(tmp_path / "preview.png")
+    figures = preview(config, columns=4)
+    assert list(figures) == ["batch", "resmooth/losses", "resmooth/extremes"]
+    figures["batch"].savefig(tmp_path / "preview.png")
     assert (tmp_path / "preview.png").stat().st_size > 1000
     trainer.train(config, tmp_path / "run")
     assert len(seen) == 2

@@ -22,6 +22,7 @@ from augury_cli.settings import (
     Trust,
     open_register,
     read_settings,
+    recipes_network,
 )
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ def run(
     if dry_run:
         from augury.training.rehearsal import rehearse
 
-        _print_rehearsal(rehearse(config, register), as_json)
+        with recipes_network(recipe, config):
+            found = rehearse(config, register)
+        _print_rehearsal(found, as_json)
         return
     from augury.training.trainer import train
     from augury_cli.progress import Terminal
 
-    with Terminal(epochs=True) as terminal:
+    with recipes_network(recipe, config), Terminal(epochs=True) as terminal:
         result = train(config, output, register=register, reporter=terminal)
     _summary(result, as_json)
 
@@ -91,7 +94,7 @@ def preview(
     recipe: Recipe = None,
     images: Annotated[int, typer.Option("--images", min=1, max=32, help="How many to show.")] = 8,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture; PNG, SVG or PDF by its suffix.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The batch's picture; PNG, SVG or PDF by its suffix.")
     ] = Path("preview.png"),
     pretrained: Pretrained = False,
     skip_bad: SkipBad = False,
@@ -99,7 +102,7 @@ def preview(
 ) -> None:
     """Draw what a batch becomes: images as loaded above, as trained on below, with their labels.
 
-    Methods with a pre-train stage go through it first.
+    Methods with a pre-train stage go through it first, and what they show of it is drawn beside.
 
     augury preview --dataset digits --with dcutmix:k=3 --output preview.png
     """
@@ -113,13 +116,15 @@ def preview(
     from augury.training.rehearsal import preview as draw
     from augury_cli.progress import Terminal
 
-    with Terminal(epochs=False) as terminal:
-        figure = draw(config, columns=images, register=register, reporter=terminal)
-    try:
-        figure.savefig(output, dpi=110)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{output}: cannot be written: {error}. Choose another --output.") from None
-    typer.echo(f"picture {output}")
+    with recipes_network(recipe, config), Terminal(epochs=False) as terminal:
+        figures = draw(config, columns=images, register=register, reporter=terminal)
+    for name, figure in figures.items():
+        path = output if name == "batch" else output.with_stem(f"{output.stem}-{name.replace('/', '-')}")
+        try:
+            figure.savefig(path, dpi=110)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: cannot be written: {error}. Choose another --output.") from None
+        typer.echo(f"picture {path}")
 
 
 def _summary(result: Result, as_json: bool) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from augury.errors import UsageError as UsageError
     from augury.hookspecs import hookimpl as hookimpl
     from augury.hookspecs import hookspec as hookspec
+    from augury.method import Frozen as Frozen
     from augury.method import Method as Method
     from augury.method import Options as Options
     from augury.method import Spec as Spec
@@ -40,6 +41,7 @@ _HOME = {
     "UsageError": "errors",
     "hookimpl": "hookspecs",
     "hookspec": "hookspecs",
+    "Frozen": "method",
     "Method": "method",
     "Options": "method",
     "Spec": "method",

@@ -133,6 +133,20 @@ class Batch:
         self.row_weights = (shares * self.row_weights[sources]).sum(1)
         self.images = images
 
+    def take(self, images: Tensor) -> None:
+        """Keep some of the images, in place: their rows in every view. All processes must keep equally many.
+
+        Where none are kept, the loop goes on without an optimiser step.
+
+        Args:
+            images: their numbers in [0, N), int64, in the order to keep.
+        """
+        n = len(self) // self.views
+        rows = torch.cat([images + view * n for view in range(self.views)])
+        for f in dataclasses.fields(self):
+            if f.name not in _PLAIN:
+                setattr(self, f.name, getattr(self, f.name)[rows])
+
     def soft_targets(self, num_classes: int) -> Tensor:
         """M x C float32 label distributions, without smoothing, for methods that need them dense."""
         targets = torch.zeros(len(self), num_classes, device=self.device)

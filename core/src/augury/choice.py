@@ -71,7 +71,13 @@ def _with_options(name: str, cls: type[Method], options: Mapping[str, Any]) -> C
 
 
 def check(
-    chosen: Sequence[Chosen], spec: Spec, classifier: nn.Module | None, *, rows: int | None = None, model: str = ""
+    chosen: Sequence[Chosen],
+    spec: Spec,
+    classifier: nn.Module | None,
+    *,
+    rows: int | None = None,
+    model: str = "",
+    fresh: bool = True,
 ) -> list[str]:
     """A line for each conflict between the methods and each need that the run does not meet.
 
@@ -81,6 +87,7 @@ def check(
         classifier: the network's last layer; it may live on the meta device.
         rows: rows in a batch, where known.
         model: the network's name, for the message.
+        fresh: whether the training is to begin; else what its beginning took may be gone.
     """
     problems = conflicts(chosen)
     for c in chosen:
@@ -93,6 +100,11 @@ def check(
             problems.append(
                 f"{c.name}: needs at least {c.cls.min_rows} rows in a batch, got {rows}. Raise the batch size."
             )
+        if fresh:
+            try:
+                c.cls.check(c.options, spec)
+            except UsageError as error:
+                problems += str(error).splitlines()
     return problems
 
 

@@ -102,7 +102,9 @@ def compare(
         watcher = _Named(reporter, f"{number}/{len(runs)} {name}, seed {seed}") if reporter else None
         wanted = _config(config, suite[name], seed)
         try:
-            results[name].append(_finish(wanted, _run_folder(folder, name, seed), register, watcher, data))
+            ours = _run_folder(folder, name, seed)
+            others = [path for other in suite if (path := _run_folder(folder, other, seed)) != ours]
+            results[name].append(_finish(wanted, ours, register, watcher, data, others))
         except Interrupted:
             raise Interrupted("interrupted; what was done is kept. Go on with the same command.") from None
     comparison = _summarise(results, folder)
@@ -111,11 +113,16 @@ def compare(
 
 
 def _finish(
-    config: RunConfig, folder: Path, register: Register | None, reporter: Reporter | None, data: DataSet | None
+    config: RunConfig,
+    folder: Path,
+    register: Register | None,
+    reporter: Reporter | None,
+    data: DataSet | None,
+    others: Sequence[Path],
 ) -> Result:
     if (folder / CONFIG).exists():
-        return resume(folder, register=register, reporter=reporter, data=data)
-    return train(config, folder, register=register, reporter=reporter, data=data)
+        return resume(folder, register=register, reporter=reporter, data=data, others=others)
+    return train(config, folder, register=register, reporter=reporter, data=data, others=others)
 
 
 class _Named:

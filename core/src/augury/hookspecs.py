@@ -30,7 +30,7 @@ def pre_train_stage(run: Run) -> None:
 
     May train an auxiliary network (`run.train_network`), pass over the data (`run.loader`), fit and measure. What it
     makes must be the method's parameters, buffers or frozen modules: those are checkpointed, and the hook is not
-    called again on resume.
+    called again on resume. What takes long goes through `run.keep`, so that an interrupted stage does not repeat it.
 
         @augury.hookimpl
         def pre_train_stage(self, run):
@@ -45,7 +45,7 @@ def augment_batch(batch: Batch, run: Run) -> None:
 
     Called without gradients. Draw from `run.generator` (tensors) and `run.random` (decisions of the host), so that the
     draws depend on the step alone. Mixtures of rows go through `batch.mix`, which lets everything that belongs to a
-    row travel with it.
+    row travel with it; `batch.take` leaves images out.
 
         @augury.hookimpl
         def augment_batch(self, batch, run):

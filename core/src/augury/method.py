@@ -32,6 +32,9 @@ class Spec:
         steps_per_epoch: optimiser steps of one epoch.
         starts_trained: whether the network starts from trained weights, which a method must not draw anew.
         build_network: makes a network as the run's own starts, images M x ch x H x W -> logits M x C.
+        read_network: the run's network with the weights of a run folder or a file; a UsageError says why they are not
+            such weights.
+        classes: their names.
     """
 
     num_classes: int
@@ -41,6 +44,8 @@ class Spec:
     steps_per_epoch: int | None = None
     starts_trained: bool = False
     build_network: Callable[[], nn.Module] | None = None
+    read_network: Callable[[str], nn.Module] | None = None
+    classes: tuple[str, ...] | None = None
 
 
 class Method(nn.Module):
@@ -76,6 +81,16 @@ class Method(nn.Module):
         """The share of rows that each pipeline is to make, by name, summing to 1; None when the method does not
         care."""
         return None
+
+    @classmethod
+    def check(cls, options: Any, spec: Spec) -> None:
+        """Refuse, before anything is built, options that do not go with the run's facts.
+
+        Not asked again when a run is resumed.
+
+        Raises:
+            UsageError: why, and what to do.
+        """
 
     def freeze(self, module: nn.Module) -> Frozen:
         """A copy of `module` that is never trained: assign it to an attribute.

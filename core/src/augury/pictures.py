@@ -60,6 +60,27 @@ def batch_picture(
     return figure
 
 
+def captioned_picture(images: Tensor, captions: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> Figure:
+    """Images, eight side by side, each with a text below.
+
+    Args:
+        images: n x ch x H x W, normalised.
+        captions: n texts.
+        mean, std: of each channel, to undo the normalisation.
+    """
+    from matplotlib.figure import Figure
+
+    columns, rows = min(len(images), BAND), -(-len(images) // BAND)
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    figure = Figure(figsize=(1.5 * columns, (1.5 + 0.14 * lines) * rows), layout="constrained")
+    for number, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        ax.set(xticks=[], yticks=[], frame_on=False)
+        if number < len(images):
+            ax.imshow(_displayable(images[number], mean, std), cmap="gray", vmin=0, vmax=1)
+            ax.set_xlabel(captions[number], fontsize=7)
+    return figure
+
+
 def _displayable(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     image = image.float().cpu() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
     image = image.clamp(0, 1).permute(1, 2, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,18 +21,27 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """What a trainer lends to the methods of its run; a hand-written loop may lend less."""
+    """What a trainer lends to the methods of its run. A hand-written loop may lend less: `keep` and `log_images` may be
+    missing."""
 
     folder: Path | None
 
-    def loader(self, pipeline: str) -> Iterable[Batch]:
-        """One pass over the training images, each made by `pipeline`."""
+    def loader(self, pipeline: str, images: Tensor | None = None) -> Iterable[Batch]:
+        """One pass over the training images, or over some of them, each made by `pipeline`."""
 
     def train_network(self, pipeline: str, key: str) -> nn.Module:
         """Train a fresh network as the run trains its own, without methods, on the images of `pipeline`."""
 
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         """Show a matplotlib figure wherever the run's figures go."""
+
+    def log_images(self, name: str, images: Tensor, captions: Sequence[str], step: int) -> None:
+        """Show normalised images with a caption each likewise."""
+
+    def keep(
+        self, key: str, make: Callable[[], Mapping[str, Tensor]], given: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        """What `make` makes, kept for when it would be made again."""
 
 
 class Scalars:
@@ -159,14 +168,48 @@ class Run:
         if self._state.host:
             self._state.host.log_figure(f"{self._method}/{name}", figure, self.step)
 
-    def loader(self, pipeline: str) -> Iterable[Batch]:
+    def log_images(self, name: str, images: Tensor, captions: Sequence[str]) -> None:
+        """Show images as one figure `<method>/<name>`, eight side by side; dropped where the loop has no place for it.
+
+        Args:
+            name: of the figure.
+            images: n x ch x H x W float, normalised as batches are.
+            captions: a text below each.
+        """
+        if show := getattr(self._state.host, "log_images", None):
+            show(f"{self._method}/{name}", images, captions, self.step)
+
+    def loader(self, pipeline: str, images: Tensor | None = None) -> Iterable[Batch]:
         """One pass over the training images, every row made by the pipeline of that name, one view, in the data set's
-        order."""
-        return self._host("the data").loader(pipeline)
+        order; the same draws each time.
+
+        Args:
+            pipeline: its name.
+            images: numbers in the training split, int64, on the host: only these, in this order, in every process; all
+                of them, each in one process, when None.
+        """
+        host = self._host("the data")
+        return host.loader(pipeline) if images is None else host.loader(pipeline, images)
+
+    def keep(
+        self, name: str, make: Callable[[], Mapping[str, Tensor]], given: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Tensor]:
+        """In a pre-train stage: what `make` makes, kept in the run's folder.
+
+        A stage that goes on after an interruption finds it there, and so do other runs of a comparison that would make
+        the same: with the same seed and settings, other methods aside. A loop that keeps nothing calls `make`.
+
+        Args:
+            name: of what is made; a file name.
+            make: makes tensors by name, the same in all processes.
+            given: what decides them beside the run's settings, options of this method say, as JSON has it.
+        """
+        keep = getattr(self._state.host, "keep", None)
+        return make() if keep is None else keep(f"{self._method}/{name}", make, given or {})
 
     def train_network(self, pipeline: str = "base") -> nn.Module:
         """Train a fresh network as this run trains its own, without any method, on images of one pipeline; returns it
-        in eval mode."""
+        in eval mode. Kept as `keep` keeps things, and gone on with where it was interrupted."""
         return self._host("a trainer").train_network(pipeline, self._method)
 
     def _host(self, what: str) -> Host:

@@ -166,6 +166,6 @@ def test_the_average_of_a_run_forgets_what_was_there_before_the_stage() -> None:
 def test_trained_weights_are_not_drawn_anew() -> None:
     spec = augury.Spec(num_classes=3, starts_trained=True)
     with pytest.raises(augury.UsageError, match="starts from trained weights"):
-        AgMax(AgMax.Options(variant="official", q_init_std=0.2), spec)
-    AgMax(AgMax.Options(variant="official"), spec)
-    AgMax(AgMax.Options(q_init_std=0.2), spec)
+        AgMax.check(AgMax.Options(variant="official", q_init_std=0.2), spec)
+    AgMax.check(AgMax.Options(variant="official"), spec)
+    AgMax.check(AgMax.Options(q_init_std=0.2), spec)

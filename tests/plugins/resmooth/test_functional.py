@@ -141,7 +141,7 @@ def test_posterior_leaves_its_input_alone() -> None:
 
 def test_smoothing_is_by_pipeline() -> None:
     q, base = torch.tensor([1.0, 0.75, 0.0, 0.3]).double(), torch.tensor([False, False, False, True])
-    torch.testing.assert_close(smoothing(q, base, 0.1, 0.4), torch.tensor([0.0, 0.1, 0.4, 0.1]).double())
+    torch.testing.assert_close(smoothing(q, ~base, 0.1, 0.4), torch.tensor([0.0, 0.1, 0.4, 0.1]).double())
 
 
 @pytest.mark.parametrize("prob", [0.0, 0.2, 0.37, 1.0])

@@ -3,68 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.plugins.resmooth.networks import (
+    AUGMENTED,
+    BASE,
+    MIXTURE,
+    SIDE,
+    C,
+    Network,
+    composed,
+    make_batch,
+    pattern,
+    trained,
+    with_builder,
+)
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
 import augury
-from augury.choice import Chosen
 from augury.composition import Composition
 from augury_resmooth import ReSmooth
 from augury_resmooth.functional import Mixture, fit_mixture
-
-C, SIDE, BASE, AUGMENTED = 4, 3, 0, 1
-MIXTURE = Mixture((0.6, 0.4), (-1.2, 0.3), (0.8, 0.3))
-
-
-class Network(nn.Module):
-    """A classifier whose output shows at once whether it is in training mode, or is one row of it changed."""
-
-    def __init__(self, classes: int = C) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(1)
-        self.drop = nn.Dropout(0.5)
-        self.fc = nn.Linear(SIDE * SIDE, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.drop(self.norm(images)).flatten(1))
-
-
-def trained(seed: int = 0) -> Network:
-    """A network with weights and running statistics of its own, in evaluation mode."""
-    torch.manual_seed(seed)
-    network = Network()
-    for _ in range(5):
-        network(2 + 3 * torch.randn(64, 1, SIDE, SIDE))
-    with torch.no_grad():
-        network.fc.weight *= 4
-    return network.eval()
-
-
-def composed(*after: Any, network: nn.Module | None = None, **options: Any) -> augury.Composition:
-    given = {"frozen": network or trained(), "mixture": MIXTURE, **options}
-    return augury.compose([(ReSmooth, given), *after], num_classes=C)
-
-
-def with_builder(build: Any = Network, **options: Any) -> Composition:
-    """The composition as the trainer makes it, which can build networks."""
-    spec = augury.Spec(num_classes=C, build_network=build)
-    return Composition([Chosen("resmooth", ReSmooth, ReSmooth.Options(**options))], spec)
-
-
-def make_batch(methods: augury.Composition, pipeline: list[int], seed: int = 1) -> augury.Batch:
-    generator = torch.Generator().manual_seed(seed)
-    n = len(pipeline) // methods.views
-    views = [2 + 3 * torch.randn(n, 1, SIDE, SIDE, generator=generator) for _ in range(methods.views)]
-    labels = torch.randint(C, (n,), generator=generator)
-    return methods.batch(views, labels, pipeline=torch.tensor(pipeline))
 
 
 def formula(logits: Tensor, frozen: nn.Module, batch: augury.Batch, prob: float, org: float, aug: float) -> float:
@@ -84,10 +50,6 @@ def formula(logits: Tensor, frozen: nn.Module, batch: augury.Batch, prob: float,
     if len(average) == 1:
         return next(iter(average.values()))
     return prob * average[BASE] + (1 - prob) * average[AUGMENTED]
-
-
-def pattern(rows: int, base_rows: int) -> list[int]:
-    return torch.randperm(rows).ge(base_rows).long().tolist()
 
 
 @pytest.mark.parametrize("prob", [0.0, 0.2, 0.5, 1.0])
@@ -189,13 +151,14 @@ class Host:
 
     def __init__(self, rows: slice = slice(None), seed: int = 5) -> None:
         images, labels = 2 + 3 * torch.randn(90, 1, SIDE, SIDE, generator=torch.manual_seed(2)), torch.arange(90) % C
-        self.images = {"base": images[rows], "augmented": 2 * images.flip(3)[rows]}
-        self.labels = labels[rows]
+        self.whole, self.rows = {"base": images, "augmented": 2 * images.flip(3)}, torch.arange(90)[rows]
+        self.images = {name: both[rows] for name, both in self.whole.items()}
+        self.all_labels, self.labels = labels, labels[rows]
         self.network, self.asked, self.figures = trained(seed), [], {}
 
-    def loader(self, pipeline: str) -> Iterable[augury.Batch]:
-        for images, labels in zip(self.images[pipeline].split(20), self.labels.split(20), strict=True):
-            yield augury.Batch.of(images, labels)
+    def loader(self, pipeline: str, images: Tensor | None = None) -> Iterable[augury.Batch]:
+        for part in (self.rows if images is None else images).split(20):
+            yield augury.Batch.of(self.whole[pipeline][part], self.all_labels[part])
 
     def train_network(self, pipeline: str, key: str) -> nn.Module:
         self.asked.append((pipeline, key))
@@ -203,6 +166,9 @@ class Host:
 
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         self.figures[name] = figure
+
+    def log_images(self, name: str, images: Tensor, captions: Sequence[str], step: int) -> None:
+        self.figures[name] = (images, captions)
 
     def log_losses(self, pipeline: str) -> Tensor:
         with torch.no_grad():
@@ -235,7 +201,7 @@ def test_stage_trains_on_base_and_fits_both_pipelines() -> None:
     losses = torch.cat([host.log_losses("base"), host.log_losses("augmented")])
     np.testing.assert_allclose(fitted(methods), fit_mixture(losses, seed_of(methods)), rtol=1e-9)
     assert fitted(methods).fault() is None
-    assert list(host.figures) == ["resmooth/losses"]
+    assert list(host.figures) == ["resmooth/losses", "resmooth/extremes"]
 
 
 def test_stage_uses_what_is_given() -> None:
@@ -258,7 +224,8 @@ def test_state_comes_back_into_a_method_built_anew() -> None:
     assert not equal_states(again, methods)
     again.load_state_dict(methods.state_dict())
     assert equal_states(again, methods)
-    assert methods["resmooth"].histogram.sum() == 16
+    method = methods["resmooth"]
+    assert method.judged.sum() == method.losses.sum() == method.smoothings.sum() == 16
     batches = [make_batch(m, [AUGMENTED] * 10) for m in (methods, again)]
     for m, batch in zip((methods, again), batches, strict=True):
         m.augment_batch(batch)
@@ -288,7 +255,7 @@ def test_epoch_tells_the_share_out_of_distribution() -> None:
     assert row["resmooth/ood_share"] == pytest.approx(float((smooth > 0.25).double().mean()))
     assert 0 < row["resmooth/ood_share"] < 1
     assert row["resmooth/smoothing"] == pytest.approx(float(torch.cat([b.smoothing for b in batches]).mean()))
-    assert list(host.figures) == ["resmooth/smoothing"]
+    assert list(host.figures) == ["resmooth/epoch_losses", "resmooth/smoothing"]
     host.figures.clear()
     # The next epoch starts from nothing; one without augmented rows has no share to tell.
     methods.augment_batch(make_batch(methods, [BASE] * 4))
@@ -347,7 +314,8 @@ def test_bad_options_are_told(options: dict[str, Any], told: str) -> None:
 def test_defaults_are_those_of_the_card() -> None:
     options = ReSmooth.Options()
     assert (options.prob, options.smooth_org, options.smooth_aug) == (0.2, 0.0, 0.4)
-    assert set(ReSmooth.Options(frozen=Network(), mixture=MIXTURE).model_dump()) == {"prob", "smooth_org", "smooth_aug"}
+    assert (options.loss, options.weighting, options.variant) == ("sample_smooth", "regular", "paper")
+    assert {"frozen", "mixture"} & set(ReSmooth.Options(frozen=Network(), mixture=MIXTURE).model_dump()) == set()
 
 
 def test_what_is_missing_is_told() -> None:
@@ -399,7 +367,7 @@ def test_two_processes_on_half_batches_give_what_one_gives(tmp_path: Path) -> No
     join_and_step(0, 1, tmp_path)
     mp.spawn(join_and_step, args=(2, tmp_path), nprocs=2)
     one, *both = (torch.load(tmp_path / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
-    assert one["methods.resmooth.histogram"].sum() == 6
+    assert one["methods.resmooth.judged"].sum() == 6
     for found in both:
         torch.testing.assert_close(found, one, rtol=1e-6, atol=1e-6)
     assert all(torch.equal(both[0][name], both[1][name]) for name in one)

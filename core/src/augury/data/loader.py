@@ -28,8 +28,9 @@ class Loader(Protocol):
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number` from step `start` on, `parts` of them to a step."""
 
-    def one_pass(self, pipeline: str) -> Iterator[Batch]:
-        """Every image once, in the data set's order, one view, made by one pipeline."""
+    def one_pass(self, pipeline: str, images: Tensor | None = None) -> Iterator[Batch]:
+        """Every image once, in the data set's order, one view, made by one pipeline; or those of the numbers `images`
+        (n int64 on the host), in every process, as the whole pass makes them."""
 
     def close(self) -> None:
         """Let go of worker processes; another epoch starts new ones."""
@@ -109,8 +110,11 @@ class Order:
         drawn = generator(self.seed, "pipelines", epoch, part, self.ranks.rank)
         return made[torch.randperm(rows, generator=drawn)]
 
-    def one_pass(self) -> Iterator[Tensor]:
-        """The numbers of this process's images, in the data set's order, in batches."""
+    def one_pass(self, images: Tensor | None = None) -> Iterator[Tensor]:
+        """The numbers of this process's images, in the data set's order, or of those given, in batches."""
+        if images is not None:
+            yield from images.split(self.batch_size)
+            return
         per_rank = self.images // self.ranks.size
         yield from (torch.arange(per_rank) + self.ranks.rank * per_rank).split(self.batch_size)
 

@@ -67,11 +67,11 @@ class MemoryLoader:
         for indices, pipeline in self._order.batches(number, start):
             yield self._batch(indices, uniforms.index_select(1, indices).flatten(0, 1), pipeline)
 
-    def one_pass(self, pipeline: str) -> Iterator[Batch]:
-        """Every image once, in order, made by one pipeline."""
+    def one_pass(self, pipeline: str, images: Tensor | None = None) -> Iterator[Batch]:
+        """Every image once, in order, or some, made by one pipeline."""
         uniforms = self._order.uniforms(self._columns, "pass", pipeline)
         number = list(self._pipelines).index(pipeline)
-        for indices in self._order.one_pass():
+        for indices in self._order.one_pass(images):
             yield self._batch(indices, uniforms[indices], torch.full_like(indices, number), views=1)
 
     def close(self) -> None:

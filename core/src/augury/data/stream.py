@@ -194,16 +194,16 @@ class StreamLoader:
         for images, (indices, pipeline) in zip(_checked(self._training), planned, strict=True):
             yield self._batch(images, indices, uniforms.index_select(1, indices).flatten(0, 1), pipeline)
 
-    def one_pass(self, pipeline: str) -> Iterator[Batch]:
-        """Every image once, in order, made by one pipeline."""
+    def one_pass(self, pipeline: str, images: Tensor | None = None) -> Iterator[Batch]:
+        """Every image once, in order, or some, made by one pipeline."""
         number = list(self._pipelines).index(pipeline)
         uniforms = self._order.uniforms(self._columns, "pass", pipeline)
-        planned = list(self._order.one_pass())
+        planned = list(self._order.one_pass(images))
         draw = ("pass", pipeline)
         keys = [[_Key(n, ((draw, number),)) for n in batch.tolist()] for batch in planned]
         loader = _loader(self._images, keys, self._workers, self._device)
-        for images, indices in zip(_checked(loader), planned, strict=True):
-            yield self._batch(images, indices, uniforms[indices], torch.full_like(indices, number))
+        for loaded, indices in zip(_checked(loader), planned, strict=True):
+            yield self._batch(loaded, indices, uniforms[indices], torch.full_like(indices, number))
 
     def close(self) -> None:
         """End the worker processes. Were that left to the garbage collector, each would take it 5 s to give up on."""

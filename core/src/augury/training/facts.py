@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from augury.data.view import ImageFormat
 from augury.errors import UsageError
 from augury.training.plan import Plan
 
@@ -33,25 +35,64 @@ def data_facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def check_same_data(folder: Path, plan: Plan) -> str:
-    """Compare a resumed run's images with those that it began with; returns the loader that it began with.
+def stage_facts(plan: Plan) -> dict[str, Any]:
+    """What decides what a method's pre-train stage makes, beside the method: everything but the methods, and where
+    numbers go."""
+    settings = plan.config.model_dump(mode="json", exclude={"methods": True, "train": {"trackers"}})
+    return {"settings": settings, "data": data_facts(plan)}
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a run folder says of the data that the run began with.
+
+    Attributes:
+        classes: by label.
+        images: in each split.
+        loader: `memory` or `stream`.
+        format: how they enter the network.
+    """
+
+    classes: list[str]
+    images: dict[str, int]
+    loader: str
+    format: ImageFormat
+
+
+def begun(folder: Path) -> Begun:
+    """Read what `data_facts` told.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    try:
+        said = json.loads((folder / DATA).read_text(encoding="utf-8"))
+        form = ImageFormat(
+            channels=said["channels"],
+            side=said["image_size"],
+            kept=said["kept_size"],
+            interpolation=said["interpolation"],
+            mean=tuple(said["mean"]),
+            std=tuple(said["std"]),
+        )
+        return Begun(said["classes"], said["images"], str(said["loader"]), form)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / DATA}: cannot be read: {error}. Start the run anew.") from None
+
+
+def check_same_data(folder: Path, before: Begun, plan: Plan) -> None:
+    """Compare a resumed run's images with those that it began with.
 
     Raises:
         UsageError: they are not the same.
     """
-    try:
-        before = json.loads((folder / DATA).read_text(encoding="utf-8"))
-        loader, kept = before["loader"], {key: before[key] for key in ("classes", "images")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / DATA}: cannot be read: {error}. Start the run anew.") from None
     now = data_facts(plan)
-    for key, value in kept.items():
+    for key, value in (("classes", before.classes), ("images", before.images)):
         if value != now[key]:
             raise UsageError(
                 f"{folder}: the {key} are not those that the run began with: {_short(value)}, now {_short(now[key])}. "
                 "Bring the old images back, or start a new run."
             )
-    return str(loader)
 
 
 def _short(value: Any) -> str:

@@ -50,7 +50,7 @@ class Loop:
         network, methods, loader: what is trained, with what, on what.
         labels: what is said of labels before the methods speak.
         config: the run's settings.
-        on_augmented: called with the first batch of a fresh training, as the methods left it.
+        on_augmented: called with the first batch of which the methods left something, as they left it.
         average: the moving average of the network, None where none is kept.
     """
 
@@ -133,20 +133,28 @@ class Loop:
         self.step_module.train()
         keep_statistics(self.network)
         started = time.perf_counter() - tally.seconds
-        parts = self.config.optim.accumulation
+        parts, trained = self.config.optim.accumulation, False
         batches = self.loader.epoch(position.epoch, start=position.step)
         for number, batch in enumerate(batches, 1):
             self.labels.prepare(batch)
-            started += self._augment(batch, first=number == 1)
+            started += self._augment(batch)
             whole = number % parts == 0
-            # Gradients are summed over processes once a step.
-            with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
-                loss, logits = self.step_module(batch)
-                self._backward(loss / parts if parts > 1 else loss)
-            tally.add(loss, logits, batch)
+            # A method may have taken all images out.
+            if len(batch):
+                # Gradients are summed over processes once a step.
+                with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
+                    loss, logits = self.step_module(batch)
+                    self._backward(loss / parts if parts > 1 else loss)
+                tally.add(loss, logits, batch)
+                trained = True
             if not whole:
                 continue
-            self._optimise()
+            if trained:
+                self._optimise()
+            else:
+                self.methods.step()
+                self.schedule.step(self.methods.run.step)
+            trained = False
             position.step += 1
             self.reporter.step(self.config.optim.batch_size)
             if self.stop.asked:
@@ -166,13 +174,14 @@ class Loop:
         else:
             self.accelerator.backward(loss)
 
-    def _augment(self, batch: Batch, first: bool) -> float:
+    def _augment(self, batch: Batch) -> float:
         """Let the methods change the batch; returns the seconds that showing a training's first one took."""
         self.methods.augment_batch(batch)
-        if self.on_augmented is None or not first or self.methods.run.step:
+        if self.on_augmented is None or not len(batch):
             return 0.0
         drawing = time.perf_counter()
         self.on_augmented(batch)
+        self.on_augmented = None
         return time.perf_counter() - drawing
 
     def _optimise(self) -> None:
@@ -215,6 +224,8 @@ class Loop:
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.methods.run.step:
+            self.on_augmented = None  # it was shown when the training began
         tally = Tally(**state["tally"])
         tally.loss, tally.correct = tally.loss.to(device), tally.correct.to(device)
         self.position = Position(tally, state["epoch"], state["step"])

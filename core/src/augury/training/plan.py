@@ -25,7 +25,7 @@ from augury.data.pipeline import parse
 from augury.data.source import Collection
 from augury.data.splits import split
 from augury.data.transforms import Transform
-from augury.data.view import DataSet, choose_format, usual_transforms
+from augury.data.view import DataSet, ImageFormat, choose_format, usual_transforms
 from augury.errors import UsageError, refuse_all, unknown
 from augury.method import Spec
 from augury.registry import Register
@@ -63,8 +63,9 @@ class Plan:
 
     def from_scratch(self) -> Plan:
         """The same with fresh weights, for whoever has the trained ones."""
-        model = self.config.model.model_copy(update={"pretrained": False, "checkpoint": None})
-        plan = dataclasses.replace(self, config=self.config.model_copy(update={"model": model}))
+        plan = dataclasses.replace(
+            self, config=self.config.model_copy(update={"model": backbones.untrained(self.config.model)})
+        )
         return dataclasses.replace(plan, spec=dataclasses.replace(self.spec, build_network=plan.build_network))
 
 
@@ -91,13 +92,19 @@ def refuse_inside_data(folder: Path, config: RunConfig) -> None:
         )
 
 
-def make_plan(config: RunConfig, register: Register | None = None, data: DataSet | None = None) -> Plan:
+def make_plan(
+    config: RunConfig,
+    register: Register | None = None,
+    data: DataSet | None = None,
+    begun: ImageFormat | None = None,
+) -> Plan:
     """Check a run. Nothing is decoded yet.
 
     Args:
         config: the run's settings.
         register: what method names mean; the built-in and the user's register when None.
         data: what `config` stands for, where it is open already.
+        begun: how its images enter the network, where the run is to go on: what it began with may be gone.
 
     Raises:
         UsageError: all that is wrong, a line each.
@@ -106,7 +113,7 @@ def make_plan(config: RunConfig, register: Register | None = None, data: DataSet
     chosen, found = choose(config.named_methods(), register)
     problems += found + _machine_problems(config) + _optim_problems(config)
     wanted = _or_problem(problems, lambda: backbones.data_config(config.model.name))
-    if wanted is not None and config.model.checkpoint is not None:
+    if wanted is not None and config.model.checkpoint is not None and begun is None:
         _or_problem(problems, partial(backbones.trained.overlay, config.model.checkpoint, {}))
     if data is None:
         # Looking through a large folder takes its time, so what is wrong already is told with what is wrong there.
@@ -114,7 +121,7 @@ def make_plan(config: RunConfig, register: Register | None = None, data: DataSet
         refuse_all(problems + ([] if collection else conflicts(chosen)))
         assert wanted is not None
         assert collection is not None
-        data = _or_problem(problems, partial(_data_set, config, collection, wanted))
+        data = _or_problem(problems, partial(_data_set, config, collection, wanted, begun))
         refuse_all(problems + ([] if data else conflicts(chosen)))
         assert data is not None
     ready = data
@@ -124,18 +131,20 @@ def make_plan(config: RunConfig, register: Register | None = None, data: DataSet
     if facts is not None:
         views = max((c.cls.views for c in chosen), default=1)
         rows = config.optim.batch_size // config.optim.accumulation * views
-        problems += check(chosen, spec, facts.classifier, rows=rows, model=config.model.name)
+        problems += check(chosen, spec, facts.classifier, rows=rows, model=config.model.name, fresh=begun is None)
     problems += _size_problems(config, ready)
     refuse_all(problems)
     loader = _loader(config, ready)
     return Plan(config, chosen, ready, spec, transforms, loader, _notes(config, chosen, ready, transforms, loader))
 
 
-def _data_set(config: RunConfig, collection: Collection, model: dict[str, object]) -> DataSet:
-    if config.model.checkpoint is not None:
+def _data_set(
+    config: RunConfig, collection: Collection, model: dict[str, object], begun: ImageFormat | None
+) -> DataSet:
+    if config.model.checkpoint is not None and begun is None:
         # Weights go on with the input that they were trained on.
         model = trained.own_input(config.model.checkpoint) or model
-    form = choose_format(config.data, collection, model, starts_trained(config.model))
+    form = begun or choose_format(config.data, collection, model, starts_trained(config.model))
     return DataSet(
         split(collection, config.data),
         collection.classes,
@@ -161,7 +170,18 @@ def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Sp
         steps_per_epoch=steps,
         starts_trained=starts_trained(config.model),
         build_network=lambda: backbones.build(config.model, len(data.classes), data.format.size),
+        read_network=partial(_read_network, config.model, data),
+        classes=tuple(data.classes),
     )
+
+
+def _read_network(model: ModelConfig, data: DataSet, place: str) -> nn.Module:
+    """What `Spec.read_network` says; the draws of torch's generator stay as they were."""
+    form = data.format
+    with torch.random.fork_rng(devices=[]):
+        network = backbones.build(backbones.untrained(model), len(data.classes), form.size)
+    trained.load_own(network, place, model.name, data.classes, {"mean": form.mean, "std": form.std})
+    return network.eval()
 
 
 def _transforms(config: RunConfig, data: DataSet, problems: list[str]) -> dict[str, list[Transform]]:

@@ -105,8 +105,9 @@ def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
 
 def preview(
     config: RunConfig, *, columns: int = 8, register: Register | None = None, reporter: Reporter | None = None
-) -> Any:
-    """A picture of what a run's first batch becomes, as a matplotlib figure; pre-train stages are run for it.
+) -> dict[str, Any]:
+    """Pictures as matplotlib figures: of what a run's first batch becomes (`batch`), and of what the pre-train stages,
+    which are run for it, show (`<method>/<name>`).
 
     Args:
         config: the run's settings.
@@ -125,7 +126,7 @@ def preview(
         reporter.note(f"a batch has {shown} images, so {shown} are shown. For more: --set optim.batch_size={columns}.")
     trainer.loop.labels.prepare(batch)
     trainer.methods.augment_batch(batch)
-    return trainer.picture(batch, columns)
+    return {"batch": trainer.picture(batch, columns), **trainer.figures}
 
 
 class _Clock(Silent):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from augury.batch import Batch
 from augury.distributed import Ranks
+from augury.errors import AuguryError
 
 
 @dataclass
@@ -42,9 +43,19 @@ class Tally:
     def row(self, ranks: Ranks) -> dict[str, Any]:
         """The epoch's numbers.
 
+        Batches of which methods left nothing are not counted.
+
         `train_top1` is measured on the rows that no method mixed, against their own class, None where all were mixed;
         `train_top1_share` is the share of the rows that it was measured on.
+
+        Raises:
+            AuguryError: methods left nothing of any batch.
         """
+        if not self.batches:
+            raise AuguryError(
+                "training: the methods left no image of any batch of this epoch, so there is nothing to train on. "
+                "Raise optim.batch_size, or leave out the option that chooses among a batch's images."
+            )
         top1 = 100 * float(ranks.mean(self.correct.double())) / self.unmixed_rows if self.unmixed_rows else None
         rate = self.images * ranks.size / self.seconds if self.seconds else 0.0
         return {

@@ -6,14 +6,14 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from augury import backbones
 from augury.batch import Batch
@@ -27,11 +27,12 @@ from augury.data.view import DataSet
 from augury.distributed import Ranks
 from augury.errors import AuguryError, UsageError
 from augury.evaluation import evaluate
-from augury.pictures import batch_picture
+from augury.pictures import batch_picture, captioned_picture
 from augury.randomness import derive
 from augury.registry import Register
 from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_weights
-from augury.training.facts import DATA, check_same_data, data_facts, versions, weights_metadata
+from augury.training.facts import DATA, begun, check_same_data, data_facts, stage_facts, versions, weights_metadata
+from augury.training.kept import Kept
 from augury.training.labels import LabelPolicy
 from augury.training.loop import Loop
 from augury.training.optimisation import make_accelerator
@@ -47,12 +48,13 @@ class Trainer:
     """One run. It is also what lends methods the data, a trainer for auxiliary networks and a place for figures
     (`augury.run.Host`)."""
 
-    def __init__(self, plan: Plan, *, reporter: Reporter | None = None) -> None:
+    def __init__(self, plan: Plan, *, reporter: Reporter | None = None, others: Sequence[Path] = ()) -> None:
         """Build what the plan says; nothing is written yet.
 
         Args:
             plan: a checked run.
             reporter: who watches.
+            others: folders of runs that may have made what this one's pre-train stages would make.
 
         Raises:
             UsageError: an image that cannot be read, or trained weights that cannot be had.
@@ -62,6 +64,9 @@ class Trainer:
         self.folder: Path | None = None
         self.recorder: Recorder | None = None
         self.stop = StopRequest()
+        self.figures: dict[str, Any] = {}
+        """What methods showed while there was no run folder."""
+        self._others = others
         for note in plan.notes:
             self.reporter.note(note)
         self.accelerator = make_accelerator(self.config)
@@ -110,14 +115,37 @@ class Trainer:
 
     # What methods are lent.
 
-    def loader(self, pipeline: str) -> Iterator[Batch]:
+    def loader(self, pipeline: str, images: Tensor | None = None) -> Iterator[Batch]:
         """One pass over the training images, as `Run.loader` says."""
-        return self.loop.loader.one_pass(pipeline)
+        return self.loop.loader.one_pass(pipeline, images)
+
+    def keep(self, key: str, make: Callable[[], Mapping[str, Tensor]], given: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a pre-train stage makes, as `Run.keep` says."""
+        return self._kept.recall_or(key, make, given)
+
+    @property
+    def _kept(self) -> Kept:
+        return Kept(stage_facts(self.plan), self.ranks, self.folder, self._others)
 
     def train_network(self, pipeline: str, key: str) -> nn.Module:
         """Train a fresh network without methods, as `Run.train_network` says; its last epoch is returned, its draws
         are `key`'s."""
-        seed = derive(self.config.seed, key, "stage")
+        key = f"{key}/network"
+        made: list[nn.Module] = []
+
+        def make() -> Mapping[str, Tensor]:
+            made.append(self._train_alone(pipeline, key))
+            return made[0].state_dict()
+
+        weights = self.keep(key, make, {"pipeline": pipeline})
+        if not made:
+            with torch.random.fork_rng(devices=[]):
+                made.append(self.plan.from_scratch().build_network().to(self.accelerator.device))
+            made[0].load_state_dict(weights)
+        return made[0].eval()
+
+    def _train_alone(self, pipeline: str, key: str) -> nn.Module:
+        seed = derive(self.config.seed, key)
         torch.manual_seed(seed)
         # An accelerator of its own, since one keeps all that it prepared.
         accelerator = make_accelerator(self.config)
@@ -125,11 +153,25 @@ class Trainer:
         alone = Composition([], self.plan.spec, seed=seed, device=accelerator.device, ranks=self.ranks)
         alone.shares = {name: float(name == pipeline) for name in alone.shares}
         loop = self._loop(accelerator, network, alone, seed)
-        loop.run(lambda row: None, what=f"{key}: pre-train stage")
-        return loop.result.eval()
+        kept = self._kept
+        if (state := kept.progress(key)) is not None:
+            loop.restore(state)
+        loop.run(
+            lambda row: None,
+            lambda: kept.save_progress(key, alone.run.step, loop.state()),
+            what=f"{key.partition('/')[0]}: pre-train stage",
+        )
+        return loop.result
+
+    def log_images(self, name: str, images: Tensor, captions: Sequence[str], step: int) -> None:
+        """Keep images with captions as a figure likewise."""
+        form = self.data.format
+        self.log_figure(name, captioned_picture(images, captions, form.mean, form.std), step)
 
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         """Keep a figure in the run folder and in TensorBoard."""
+        if self.folder is None:
+            self.figures[name] = figure
         if self.recorder is not None:
             # Trackers count in epochs, as the rows do: one that has gone further refuses what comes late.
             self.recorder.figure(name, figure, self.loop.position.epoch)
@@ -284,8 +326,9 @@ def train(
     register: Register | None = None,
     reporter: Reporter | None = None,
     data: DataSet | None = None,
+    others: Sequence[Path] = (),
 ) -> Result:
-    """Train as `config` says, in a new `folder`.
+    """Train as `config` says, in a new `folder`; `others` as for `Trainer`.
 
     Raises:
         UsageError: the folder exists, or anything that `make_plan` refuses.
@@ -295,13 +338,18 @@ def train(
     # Checked first, so that all that is wrong is told at once.
     plan = dataclasses.replace(plan, config=lasting(config))
     refuse_inside_data(folder, plan.config)
-    return Trainer(plan, reporter=reporter).run(folder)
+    return Trainer(plan, reporter=reporter, others=others).run(folder)
 
 
 def resume(
-    folder: Path, *, register: Register | None = None, reporter: Reporter | None = None, data: DataSet | None = None
+    folder: Path,
+    *,
+    register: Register | None = None,
+    reporter: Reporter | None = None,
+    data: DataSet | None = None,
+    others: Sequence[Path] = (),
 ) -> Result:
-    """Go on with the run in `folder`; a finished one only returns its result.
+    """Go on with the run in `folder`; a finished one only returns its result. `others` as for `Trainer`.
 
     Raises:
         UsageError: no run folder, or a damaged one.
@@ -310,13 +358,15 @@ def resume(
     if (folder / RESULT).exists():
         result = Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
         return dataclasses.replace(result, folder=str(folder))
-    plan = make_plan(config, register, data)
+    before = begun(folder)
+    plan = make_plan(config, register, data, before.format)
+    check_same_data(folder, before, plan)
     # `auto` may choose otherwise on another day, and then the draws would be others.
-    plan = dataclasses.replace(plan, loader=check_same_data(folder, plan))
+    plan = dataclasses.replace(plan, loader=before.loader)
     if checkpoints(folder):
         # The weights that the run began with may be gone, and are not needed.
         plan = plan.from_scratch()
-    return Trainer(plan, reporter=reporter).run(folder, resume=True)
+    return Trainer(plan, reporter=reporter, others=others).run(folder, resume=True)
 
 
 def _refuse_existing(folder: Path) -> None:

@@ -72,12 +72,16 @@ class AgMax(augury.Method):
 
     def __init__(self, options: Options, spec: augury.Spec) -> None:
         super().__init__(options, spec)
+        self.q: nn.Sequential | None = None if options.agreement in WITHOUT_Q else _q_network(options, spec.num_classes)
+
+    @classmethod
+    def check(cls, options: Options, spec: augury.Spec) -> None:
+        """Refuse to draw trained weights anew."""
         if spec.starts_trained and options.variant == "official" and options.q_init_std is not None:
             raise augury.UsageError(
                 "agmax: variant=official with q_init_std draws every convolution anew, and this network starts from "
                 "trained weights. Set variant=paper, or start from fresh weights."
             )
-        self.q: nn.Sequential | None = None if options.agreement in WITHOUT_Q else _q_network(options, spec.num_classes)
 
     @augury.hookimpl
     def pre_train_stage(self, run: augury.Run) -> None:

@@ -1,0 +1,109 @@
+"""What pre-train stages made, kept in the run's folder: found again by the run that goes on, and by other runs that
+would make the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from augury.distributed import Ranks
+from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_weights
+
+FOLDER = "stages"
+
+
+class Kept:
+    """The files `stages/<method>/<name>.safetensors` of a run, each with a digest of all that decides what is in it."""
+
+    def __init__(
+        self, facts: Mapping[str, Any], ranks: Ranks, folder: Path | None, others: Sequence[Path] = ()
+    ) -> None:
+        """Keep in the run's `folder`; None keeps nothing.
+
+        Args:
+            facts: what decides all that stages make, as JSON has it.
+            ranks: the processes of the run; the first one writes.
+            folder: the run's.
+            others: folders of runs whose stages may have made the same.
+        """
+        self._facts, self._ranks = dict(facts), ranks
+        self._folder, self._others = folder, list(others)
+
+    def recall_or(
+        self, key: str, make: Callable[[], Mapping[str, Tensor]], given: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """What is kept under `key` for the same facts, in this run or in another; else what `make` makes, which is
+        kept.
+
+        Args:
+            key: `<method>/<name>`.
+            make: makes tensors by name; called in every process or in none.
+            given: what decides them beside the run's settings, as JSON has it.
+
+        Returns:
+            tensors; on the CPU where they were read.
+        """
+        if self._folder is None:
+            return dict(make())
+        digest = self._digest(key, given)
+        own = self._path(self._folder, key)
+        found = next((t for place in self._places(key) if (t := _read(place, digest)) is not None), None)
+        # Either all processes make it or none does.
+        everywhere = self._ranks.gather_rows(torch.tensor([found is not None]))
+        tensors = dict(make()) if found is None or not everywhere.all() else found
+        if self._ranks.rank == 0 and _read(own, digest) is None:
+            own.parent.mkdir(parents=True, exist_ok=True)
+            save_weights(own, tensors, {"digest": digest})
+        self._forget_progress(key)
+        return tensors
+
+    def progress(self, key: str) -> dict[str, Any] | None:
+        """How far the making of `key` was when this run was interrupted."""
+        folder = self._progress_folder(key)
+        return load_checkpoint(folder) if folder is not None and checkpoints(folder) else None
+
+    def save_progress(self, key: str, step: int, state: dict[str, Any]) -> None:
+        """Keep how far the making of `key` is."""
+        folder = self._progress_folder(key)
+        if folder is not None and self._ranks.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(folder, step, state)
+
+    def _forget_progress(self, key: str) -> None:
+        folder = self._progress_folder(key)
+        if folder is not None and self._ranks.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _places(self, key: str) -> list[Path]:
+        folders = [folder for folder in (self._folder, *self._others) if folder is not None]
+        return [self._path(folder, key) for folder in folders]
+
+    def _progress_folder(self, key: str) -> Path | None:
+        return None if self._folder is None else self._folder / FOLDER / key
+
+    @staticmethod
+    def _path(folder: Path, key: str) -> Path:
+        return folder / FOLDER / f"{key}.safetensors"
+
+    def _digest(self, key: str, given: Mapping[str, Any]) -> str:
+        text = json.dumps([key, self._facts, dict(given)], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _read(path: Path, digest: str) -> dict[str, Tensor] | None:
+    """The tensors of a file of that digest, None for any other file and for none."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            if (file.metadata() or {}).get("digest") != digest:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (OSError, SafetensorError):
+        return None

@@ -1,0 +1,86 @@
+"""A method that takes images out of batches, and what the loop makes of batches that are left empty."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from tests.core.small_runs import Plain, small, with_network
+
+import augury
+from augury.choice import Chosen
+from augury.composition import Composition
+from augury.training.trainer import Trainer
+
+
+class Taking(augury.Method):
+    """Keeps so many of the images, in turn."""
+
+    class Options(augury.Options):
+        kept: tuple[int, ...]
+
+    @augury.hookimpl
+    def augment_batch(self, batch: augury.Batch, run: augury.Run) -> None:
+        batch.take(torch.arange(self.options.kept[run.step % len(self.options.kept)]))
+
+
+def trainer_of(*kept: int, parts: int = 1, **sections: dict[str, Any]) -> Trainer:
+    """A trainer whose methods are one that takes."""
+    config = small(optim={"accumulation": parts}, train={"ema": 0.9}, **sections)
+    trainer = with_network(config, Plain())
+    chosen = Chosen("taking", Taking, Taking.Options(kept=kept))
+    methods = Composition([chosen], trainer.plan.spec, seed=3, host=trainer)
+    trainer.methods = trainer.loop.methods = trainer.loop.step_module.methods = methods
+    return trainer
+
+
+def test_a_step_with_nothing_left_changes_no_weight_and_is_counted() -> None:
+    trainer, weights, rates = trainer_of(10, 0, 0, 25), [], []
+    step = trainer.methods.step
+
+    def spying() -> None:
+        weights.append([p.detach().clone() for p in trainer.network.parameters()])
+        rates.append(trainer.loop.optimizer.param_groups[0]["lr"])
+        step()
+
+    object.__setattr__(trainer.methods, "step", spying)
+    rows: list[dict[str, Any]] = []
+    trainer.loop.run(rows.append)
+    same = [all(torch.equal(a, b) for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(weights)]
+    # Momentum and weight decay would have moved them.
+    assert same == [True, True, False, False, True, True, False]
+    assert trainer.methods.run.step == rows[-1]["step"] == 8
+    assert len(set(rates)) == 8, "the schedule goes on"
+    assert rows[0]["train_loss"] > 0
+    assert int(trainer.loop.position.epoch) == 2
+
+
+def test_the_mean_loss_is_of_what_was_trained_on() -> None:
+    losses: list[float] = []
+    trainer = trainer_of(5, 0)
+    trainer.loop.step_module.register_forward_hook(lambda _, __, output: losses.append(float(output[0].detach())))
+    rows: list[dict[str, Any]] = []
+    trainer.loop.run(rows.append)
+    assert len(losses) == 4
+    assert rows[0]["train_loss"] == pytest.approx(sum(losses[:2]) / 2)
+
+
+def test_an_empty_part_of_a_step_leaves_the_others() -> None:
+    # Five parts of five images, of which every step's are kept or not alike.
+    trainer = trainer_of(2, 0, parts=5)
+    trainer.loop.run(lambda row: None)
+    assert trainer.methods.run.step == 8
+
+
+def test_nothing_left_in_a_whole_epoch_is_told() -> None:
+    with pytest.raises(augury.AuguryError, match=r"the methods left no image of any batch of this epoch.*batch_size"):
+        trainer_of(0).loop.run(lambda row: None)
+
+
+def test_the_first_batch_with_images_is_the_one_shown() -> None:
+    trainer, shown = trainer_of(0, 3), []
+    trainer.loop.on_augmented = lambda batch: shown.append(len(batch))
+    trainer.loop.run(lambda row: None)
+    assert shown == [3]
