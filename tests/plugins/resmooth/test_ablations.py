@@ -221,6 +221,24 @@ def test_distillation_of_mixed_rows_asks_the_teacher_about_the_mixture() -> None
     assert float(loss_of(methods, batch, logits)) == pytest.approx(expected / 6, rel=1e-6)
 
 
+class Conditional(augury.Method):
+    """Sets conditional logits before anybody else does."""
+
+    @augury.hookimpl(wrapper=True)
+    def compute_loss(self, output: augury.ModelOutput) -> Any:
+        output.class_logits = 2 * output.logits[:, None]
+        return (yield)
+
+
+def test_distillation_builds_on_conditional_logits_that_are_there() -> None:
+    network, options = trained(), {"loss": "distill", "prob": 0.0, "lambda_": 0.0}
+    methods = augury.compose([Conditional, (ReSmooth, {"frozen": network, **options})], num_classes=C)
+    batch, logits = make_batch(methods, [AUGMENTED] * 5), torch.randn(5, C, dtype=torch.float64)
+    methods.augment_batch(batch)
+    expected = nn.functional.cross_entropy(2 * logits / 5, batch.labels[:, 0])
+    assert float(loss_of(methods, batch, logits)) == pytest.approx(float(expected), rel=1e-9)
+
+
 @pytest.mark.parametrize("part", ["id", "ood", "mix"])
 def test_fair_comparison_takes_equally_many_of_each_part(part: str) -> None:
     network = trained()
@@ -299,6 +317,25 @@ def test_accuracy_is_told_by_part() -> None:
     for name, known in (("id", True), ("ood", False)):
         assert row[f"resmooth/{name}_top1"] == pytest.approx(100 * right[known][1] / right[known][0])
     assert not methods["resmooth"].answered.any(), "the next epoch starts from nothing"
+
+
+@pytest.mark.parametrize("part", ["id", "ood"])
+def test_accuracy_of_a_fair_comparison_is_that_of_its_part(part: str) -> None:
+    methods = composed(fair_comparison=part, prob=0.0)
+    batch = make_batch(methods, [AUGMENTED] * 60)
+    methods.augment_batch(batch)
+    loss_of(methods, batch, torch.nn.functional.one_hot(batch.labels[:, 0], C).float())
+    row = methods.post_epoch({"epoch": 2})
+    assert row[f"resmooth/{part}_top1"] == 100
+    assert len([name for name in row if name.endswith("_top1")]) == 1
+
+
+def test_rows_that_were_mixed_have_no_accuracy() -> None:
+    methods = composed(Mixing, prob=0.0)
+    batch = make_batch(methods, [AUGMENTED] * 30)
+    methods.augment_batch(batch)
+    loss_of(methods, batch, torch.randn(30, C))
+    assert set(methods.post_epoch({"epoch": 2})) == {"resmooth/smoothing", "resmooth/ood_share"}
 
 
 @pytest.mark.parametrize(

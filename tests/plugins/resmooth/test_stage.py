@@ -41,6 +41,21 @@ def test_a_pretrained_network_is_the_frozen_one(base_run: Path, file: str, tmp_p
     assert "resmooth/ood_share" in rows_of(tmp_path / "run")[-1]
 
 
+def test_another_network_in_the_same_file_is_another_stage(base_run: Path, tmp_path: Path) -> None:
+    config, file = small(("resmooth", {"pretrained": str(tmp_path / "w.pt")})), tmp_path / "w.pt"
+    weights, kept = load_file(base_run / "best.safetensors"), []
+    for number, scale in enumerate((1.0, 1.5, 1.0)):
+        torch.save({**weights, "fc.weight": scale * weights["fc.weight"]}, file)
+        others = [tmp_path / str(earlier) for earlier in range(number)]
+        trainer = Trainer(make_plan(config), others=others)
+        trainer.run(tmp_path / str(number))
+        kept.append([t.clone() for t in trainer.methods["resmooth"].buffers() if t.dtype == torch.float64])
+        frozen = trainer.methods["resmooth"].frozen.module.fc.weight
+        assert torch.equal(frozen, scale * weights["fc.weight"])
+    assert all(torch.equal(a, b) for a, b in zip(kept[0], kept[2], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(kept[0], kept[1], strict=True))
+
+
 def test_a_pretrained_network_may_be_gone_when_the_run_goes_on(tmp_path: Path) -> None:
     train(small(), tmp_path / "base")
     config = small(("resmooth", {"pretrained": str(tmp_path / "base")}))
