@@ -159,8 +159,8 @@ def test_the_first_argument_needs_no_name_and_defaults_none(word: str, same: str
 
 
 KNOWN = (
-    "augmix, autoaugment, color_jitter, crop, cutout, flip, randaugment, random_erasing, random_resized_crop, "
-    "reflect_crop, trivialaugment"
+    "augmix, autoaugment, blur, color_jitter, crop, cutout, flip, jigsaw, lighting, randaugment, randaugment_ra, "
+    "random_erasing, random_resized_crop, reflect_crop, rotate90, severe, sobel, trivialaugment, vertical_flip"
 )
 CUTOUT = "Write cutout:N, N its size."
 

@@ -60,6 +60,9 @@ class DataConfig(Strict):
     image_size: int | None = Field(
         None, ge=1, le=4096, description="side in pixels; the named data set's own, or the model's, when unset"
     )
+    test_size: int | None = Field(
+        None, ge=1, le=4096, description="side at which validation and test images are shown; image_size when unset"
+    )
     crop_pct: float | None = Field(
         None, ge=0.1, le=1, description="share of the side that the centre crop keeps; the model's when unset"
     )

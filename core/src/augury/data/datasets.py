@@ -8,11 +8,14 @@ from augury.config import DataConfig
 from augury.data.folder import open_folder
 from augury.data.named import NAMES, open_named
 from augury.data.readers import PREFIXES, holds_tars, open_reader
-from augury.data.root import data_root
+from augury.data.root import VARIABLE, data_root
 from augury.data.source import Collection
 from augury.data.synthetic import PREFIX as SYNTHETIC
 from augury.data.synthetic import open_synthetic
 from augury.errors import UsageError, unknown
+
+BY_HAND = ("imagenet",)
+"""Folders of images by the names that recipes give them. Nobody can download them."""
 
 
 def open_dataset(config: DataConfig) -> Collection:
@@ -56,6 +59,12 @@ def _existing(name: str) -> Path:
     for path in (Path(name).expanduser(), data_root() / name):
         if name and path.exists():
             return path
+    if name in BY_HAND:
+        raise UsageError(
+            f"data set `{name}` is not here and cannot be downloaded: {data_root() / name} must hold train/ and val/, "
+            f"each with a folder of images for each class. Put it there ({VARIABLE} sets another data root), or give "
+            "the folder: --dataset DIR."
+        )
     raise UsageError(
         unknown("data set", name, [*NAMES, SYNTHETIC, *PREFIXES])
         + f" Or give a folder with one subfolder of images for each class, from here or below {data_root()}."

@@ -13,18 +13,16 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.transforms import v2
 
-from augury.data.transforms import Frame, Single, Uniforms
-from augury.validation import Strict
+from augury.data.transforms import Frame, Single, Uniforms, Word, pick
 
 ATTEMPTS = 10
 """How often torchvision draws a box until one fits; after that it takes the centre, or none."""
 
 
-class Flip(Strict):
+class Flip(Word):
     """Mirror left to right with probability 1/2 (`flip`)."""
 
     draws: ClassVar[int] = 1
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         # Choosing among rows copies runs of pixels; torch.where looks at each one, and takes eight times as long.
@@ -36,12 +34,11 @@ class Flip(Strict):
         return v2.RandomHorizontalFlip()
 
 
-class Crop(Strict):
+class Crop(Word):
     """Pad by `padding` black pixels on every side and crop back to the size at a random place (`crop:4`)."""
 
     padding: int = Field(gt=0, description="pixels")
     draws: ClassVar[int] = 2
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         padded = torch.nn.functional.pad(images, [self.padding] * 4)
@@ -51,12 +48,11 @@ class Crop(Strict):
         return _PadAndCrop(self.padding, "constant")
 
 
-class ReflectCrop(Strict):
+class ReflectCrop(Word):
     """The same with the image mirrored at its borders, which are not repeated (`reflect_crop:4`)."""
 
     padding: int = Field(gt=0, description="pixels, fewer than the image has")
     draws: ClassVar[int] = 2
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         padded = images
@@ -69,10 +65,16 @@ class ReflectCrop(Strict):
     def single(self, frame: Frame) -> Single:
         return _PadAndCrop(self.padding, "reflect")
 
+    def fault(self, frame: Frame) -> str | None:
+        side = min(frame.size)
+        if self.padding < side:
+            return None
+        return f"must pad by less than the image's side, {side}. Set it with reflect_crop:{max(1, side // 8)}."
+
 
 def _offsets(uniforms: Uniforms, padding: int) -> Tensor:
     """N x 2 int64 from 0 to twice the padding."""
-    return (uniforms.device * (2 * padding + 1)).long().clamp_(max=2 * padding)
+    return pick(uniforms.device, 2 * padding + 1)
 
 
 def _windows(images: Tensor, size: Sequence[int], offsets: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ class _PadAndCrop:
         return v2.functional.crop(padded, top, left, image.height, image.width)
 
 
-class Cutout(Strict):
+class Cutout(Word):
     """Blank a square of side `size` around a random pixel, cut off at the border (`cutout:16`; DeVries and Taylor
     2017, arXiv 1708.04552).
 
@@ -119,8 +121,8 @@ class Cutout(Strict):
         return _blank(images, inside_y[:, :, None] * inside_x[:, None, :], frame)
 
     def _inside(self, side: int, uniforms: Tensor) -> Tensor:
-        start = (uniforms * side).long().clamp_(max=side - 1) - self.size // 2
-        return _between(start, start + self.size, side)
+        start = pick(uniforms, side) - self.size // 2
+        return between(start, start + self.size, side)
 
     def single(self, frame: Frame) -> Single:
         return _SingleCutout(self.size, tuple(frame.blank))
@@ -141,7 +143,7 @@ class _SingleCutout:
         return image
 
 
-class RandomErasing(Strict):
+class RandomErasing(Word):
     """Blank a random rectangle in a share `p` of the images (`random_erasing:0.25`; Zhong et al. 2017,
     arXiv 1708.04896), as torchvision's RandomErasing draws it: 2 to 33 % of the area, sides 0.3 to 3.3.
 
@@ -158,7 +160,7 @@ class RandomErasing(Strict):
         # torchvision's ratio is height over width here, and a box must be smaller than the image.
         w, h, fits = _boxes(drawn[:, 1 : 1 + 2 * ATTEMPTS], width, height, (0.02, 0.33), (1 / 3.3, 1 / 0.3), 1)
         top, left = _place(drawn[:, -2], height - h), _place(drawn[:, -1], width - w)
-        inside_y, inside_x = _between(top, top + h, height), _between(left, left + w, width)
+        inside_y, inside_x = between(top, top + h, height), between(left, left + w, width)
         chosen = (fits & (drawn[:, 0] < self.p)).float()[:, None, None]
         return _blank(images, inside_y[:, :, None] * inside_x[:, None, :] * chosen, frame)
 
@@ -167,7 +169,7 @@ class RandomErasing(Strict):
         return v2.Compose([v2.PILToTensor(), erase, v2.ToPILImage()])
 
 
-class RandomResizedCrop(Strict):
+class RandomResizedCrop(Word):
     """Crop a box of random area and shape and resize it to the run's image size (`random_resized_crop:0.08`), as
     torchvision's RandomResizedCrop does: sides 3/4 to 4/3.
 
@@ -176,7 +178,6 @@ class RandomResizedCrop(Strict):
 
     min_scale: float = Field(0.08, gt=0, le=1, description="smallest share of the area")
     draws: ClassVar[int] = 2 * ATTEMPTS + 2
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         height, width = images.shape[-2:]
@@ -201,7 +202,7 @@ class RandomResizedCrop(Strict):
         return v2.RandomResizedCrop(frame.size, scale=(self.min_scale, 1.0), interpolation=mode)
 
 
-def _between(start: Tensor, end: Tensor, side: int) -> Tensor:
+def between(start: Tensor, end: Tensor, side: int) -> Tensor:
     """N x side float32: 1 from `start` to before `end`, else 0."""
     place = torch.arange(side, device=start.device)
     return ((place >= start[:, None]) & (place < end[:, None])).float()

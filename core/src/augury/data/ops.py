@@ -1,9 +1,9 @@
 """Colours and geometry of 8-bit images, many at once, each image with its own magnitude: what PIL does to one.
 
 All ops take N x ch x H x W uint8 with 1 or 3 channels, do not loop over images, and never make the host wait for the
-device. There are three kinds. Geometry is an inverse affine matrix for each image, applied by one gather. What maps
-each level to another one is a table of 256 for each image, applied by one gather, too. The rest mixes channels or
-neighbours. `apply_each` gives every image an op of its own and still gathers once a kind.
+device. There are three kinds. Geometry is an inverse affine matrix for each image, applied by one gather. What depends
+on how often an image has each level is a table of 256 for each image, applied by one gather, too. The rest is
+arithmetic on pixels. `apply_each` gives every image an op of its own and still gathers once a kind.
 
 PIL computes in 32-bit floats and in fixed-point numbers, and cuts off more often than it rounds. The order of
 operations below is PIL's: results are equal, not close.
@@ -12,100 +12,12 @@ operations below is PIL's: results are equal, not close.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
-FIXED = 65536
-"""PIL's affine transform counts in 1/65536 of a pixel."""
-
-
-def affine(images: Tensor, matrices: Tensor) -> Tensor:
-    """Move pixels: nearest neighbour, black where there was none (PIL's `Image.transform` with AFFINE).
-
-    Args:
-        images: N x ch x H x W uint8, sides below 4096.
-        matrices: N x 2 x 3 float64 on any device, from (x, y, 1) in the result to (x, y) in the image; pixel (0, 0) has
-            its centre at (0.5, 0.5).
-
-    Returns:
-        the same shape and dtype.
-    """
-    (height, width), device = images.shape[-2:], images.device
-    shift = matrices[:, :, 2] + matrices[:, :, 0] * 0.5 + matrices[:, :, 1] * 0.5
-    fixed = torch.stack([matrices[:, :, 0], matrices[:, :, 1], shift], 2).mul(FIXED).add_(0.5).floor_()
-    along_x, along_y, start = fixed.to(torch.int32).to(device, non_blocking=True)[:, :, :, None, None].unbind(2)
-    x = torch.arange(width, dtype=torch.int32, device=device)
-    y = torch.arange(height, dtype=torch.int32, device=device)[:, None]
-    from_x, from_y = (along_x * x + (along_y * y + start)).bitwise_right_shift_(16).unbind(1)
-    near_x, near_y = from_x.clamp(0, width - 1), from_y.clamp(0, height - 1)
-    inside = (near_x == from_x) & (near_y == from_y)
-    places = (near_y * width + near_x).long().flatten(1)[:, None].expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, places).view(images.shape) * inside[:, None]
-
-
-def affine_bilinear(images: Tensor, matrices: Tensor) -> Tensor:
-    """The same with bilinear interpolation, against black outside, as torchvision does it on tensors.
-
-    Args:
-        images: N x ch x H x W uint8.
-        matrices: as for `affine`.
-
-    Returns:
-        the same shape and dtype.
-    """
-    (height, width), device = images.shape[-2:], images.device
-    matrices = matrices.float().to(device, non_blocking=True)
-    x = torch.arange(width, device=device) + 0.5
-    y = (torch.arange(height, device=device) + 0.5)[:, None]
-    along_x, along_y, start = matrices[:, :, :, None, None].unbind(2)
-    from_x, from_y = (along_x * x + along_y * y + start).unbind(1)
-    grid = torch.stack([from_x * (2 / width) - 1, from_y * (2 / height) - 1], 3)
-    moved = torch.nn.functional.grid_sample(images.float(), grid, align_corners=False)
-    return moved.round_().to(torch.uint8)
-
-
-def _matrices(magnitudes: Tensor, place: tuple[int, int], values: Tensor) -> Tensor:
-    """N x 2 x 3 float64: the identity but for one place."""
-    matrices = torch.zeros(len(magnitudes), 2, 3, dtype=torch.float64, device=magnitudes.device)
-    matrices[:, 0, 0] = matrices[:, 1, 1] = 1.0
-    matrices[:, place[0], place[1]] = values.double()
-    return matrices
-
-
-def _shear_x(slopes: Tensor, height: int, width: int) -> Tensor:
-    return _matrices(slopes, (0, 1), slopes)
-
-
-def _shear_y(slopes: Tensor, height: int, width: int) -> Tensor:
-    return _matrices(slopes, (1, 0), slopes)
-
-
-def _translate_x(pixels: Tensor, height: int, width: int) -> Tensor:
-    return _matrices(pixels, (0, 2), -pixels.trunc())
-
-
-def _translate_y(pixels: Tensor, height: int, width: int) -> Tensor:
-    return _matrices(pixels, (1, 2), -pixels.trunc())
-
-
-def _rotate(degrees: Tensor, height: int, width: int) -> Tensor:
-    angles = -degrees.double().deg2rad()
-    cos, sin = angles.cos(), angles.sin()
-    x, y = width / 2, height / 2
-    rows = [cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y]
-    return torch.stack(rows, 1).view(-1, 2, 3)
-
-
-MATRICES: dict[str, Callable[[Tensor, int, int], Tensor]] = {
-    "ShearX": _shear_x,
-    "ShearY": _shear_y,
-    "TranslateX": _translate_x,
-    "TranslateY": _translate_y,
-    "Rotate": _rotate,
-}
-"""Magnitudes N, height, width -> inverse matrices N x 2 x 3 float64, by torchvision's names."""
+from augury.data.affine import OF_PIXELS, OF_ROWS, affine, affine_bilinear, affine_rows, matrices_of
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -113,114 +25,119 @@ def look_up(images: Tensor, tables: Tensor) -> Tensor:
 
     Args:
         images: N x ch x H x W uint8.
-        tables: N x ch x 256 uint8, or N x 1 x 256 for all channels.
+        tables: N x ch x 256 uint8.
     """
     places = images.flatten(2).long()
-    return tables.expand(-1, images.shape[1], -1).gather(2, places).view(images.shape)
-
-
-def _ramp(like: Tensor) -> Tensor:
-    return torch.arange(256, device=like.device)
-
-
-def _column(magnitudes: Tensor) -> Tensor:
-    return magnitudes[:, None, None]
+    return tables.gather(2, places).view(images.shape)
 
 
 def _brightness(images: Tensor, factors: Tensor) -> Tensor:
-    return (_ramp(images) * _column(factors).float()).clamp_(0, 255).to(torch.uint8)
+    return _cut_off(images * factors.float())
 
 
 def _contrast(images: Tensor, factors: Tensor) -> Tensor:
-    grey, pixels = _grey(images), images.shape[-2] * images.shape[-1]
-    total = grey.sum((1, 2, 3), dtype=torch.int64)
-    mean = _column((2 * total + pixels) // (2 * pixels))
-    return _blend(mean.float(), _ramp(images), _column(factors))
+    grey, pixels = _grey(images.float()), images.shape[-2] * images.shape[-1]
+    total = grey.sum((1, 2, 3), keepdim=True, dtype=torch.float64).long()
+    mean = (2 * total + pixels) // (2 * pixels)
+    return _blend(mean.float(), images, factors)
 
 
 def _posterize(images: Tensor, bits: Tensor) -> Tensor:
-    lost = 8 - _column(bits).long()
-    return (_ramp(images) >> lost << lost).to(torch.uint8)
+    kept = torch.bitwise_left_shift(255, 8 - bits.int())
+    return images & kept.to(torch.uint8)
 
 
 def _solarize(images: Tensor, thresholds: Tensor) -> Tensor:
-    ramp = _ramp(images)
-    return torch.where(ramp < _column(thresholds), ramp, 255 - ramp).to(torch.uint8)
+    # 255 where a level is not below the threshold: what is left to do is an exclusive or, which inverts there.
+    inverted = images.to(torch.int16).ge_(thresholds.ceil().to(torch.int16))
+    return inverted.to(torch.uint8).neg_().bitwise_xor_(images)
 
 
 def _invert(images: Tensor, magnitudes: Tensor) -> Tensor:
-    return (255 - _ramp(images)).to(torch.uint8).expand(len(images), 1, -1)
+    return 255 - images
 
 
-def _autocontrast(images: Tensor, magnitudes: Tensor) -> Tensor:
-    levels, ramp = images.flatten(2), _ramp(images)
-    low, high = levels.amin(2, keepdim=True).double(), levels.amax(2, keepdim=True).double()
-    # A number over a tensor would be the number times the reciprocal, which rounds twice.
-    scale = torch.full_like(low, 255.0) / (high - low).clamp_(min=1)
-    stretched = (ramp * scale + -low * scale).clamp_(0, 255)
-    return torch.where(high > low, stretched, ramp).to(torch.uint8)
+def _saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Between grey (factor 0) and the image (1), and beyond. Grey images stay as they are."""
+    if images.shape[1] == 1:
+        return images
+    levels = images.float()
+    return _blend(_grey(levels), levels, factors)
 
 
-def _equalize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    levels, ramp = images.flatten(2).long(), _ramp(images)
-    counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int32, device=images.device)
-    counts.scatter_add_(2, levels, counts.new_ones(()).expand_as(levels))
-    of_highest = counts.gather(2, levels.amax(2, keepdim=True))
-    step = (levels.shape[2] - of_highest) // 255
-    below = counts.cumsum(2, dtype=torch.int32) - counts
-    spread = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255)
-    return torch.where(step > 0, spread, ramp).to(torch.uint8)
+def _sharpness(images: Tensor, factors: Tensor) -> Tensor:
+    """Between smoothed (factor 0) and the image (1), and beyond. The outermost pixels stay as they are."""
+    if min(images.shape[-2:]) < 3:
+        return images
+    # Row after row in one long row: what comes out at both ends of each is replaced by what was there.
+    width, levels = images.shape[-1], images.to(torch.int16).flatten(2)
+    middle = levels[..., width + 1 : -width - 1]
+    columns = (levels[..., : -2 * width] + levels[..., width:-width]).add_(levels[..., 2 * width :])
+    around = (columns[..., :-2] + columns[..., 1:-1]).add_(columns[..., 2:]).add_(middle, alpha=4)
+    smooth = around.float().mul_(1 / 13).add_(0.5).floor_()
+    made = images.clone(memory_format=torch.contiguous_format)
+    made.flatten(2)[..., width + 1 : -width - 1] = _blend(smooth, middle, factors[:, 0])
+    made[..., 0], made[..., -1] = images[..., 0], images[..., -1]
+    return made
 
 
 def _blend(one: Tensor, other: Tensor, factors: Tensor) -> Tensor:
     """From `one` (factor 0) by way of `other` (factor 1) and beyond it, uint8 (PIL's `Image.blend`)."""
     # A product and a sum, each rounded to 32 bits: lerp or addcmul would round once.
-    return (other - one).mul_(factors.float()).add_(one).clamp_(0, 255).to(torch.uint8)
+    return _cut_off((other - one).mul_(factors.float()).add_(one))
 
 
-def _grey(images: Tensor) -> Tensor:
-    """N x 1 x H x W int32: luma, as PIL's mode L has it."""
-    if images.shape[1] == 1:
-        return images.int()
-    red, green, blue = images.int().split(1, 1)
-    return (red * 19595 + green * 38470 + blue * 7471 + 32768).bitwise_right_shift_(16)
+def _cut_off(levels: Tensor) -> Tensor:
+    """To the range of 8 bits, uint8; changes `levels`."""
+    # By way of 32 bits, which processors convert many at once.
+    return levels.clamp_(0, 255).to(torch.int32).to(torch.uint8)
 
 
-def saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Between grey (factor 0) and the image (1), and beyond. Grey images stay as they are."""
-    if images.shape[1] == 1:
-        return images
-    return _blend(_grey(images).float(), images, factors[:, None, None, None])
+def _grey(levels: Tensor) -> Tensor:
+    """N x 1 x H x W float32: luma, as PIL's mode L has it; PIL's whole numbers, which 32-bit floats hold exactly."""
+    if levels.shape[1] == 1:
+        return levels
+    red, green, blue = levels.split(1, 1)
+    return (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471).add_(32768).mul_(1 / 65536).floor_()
 
 
-def sharpness(images: Tensor, factors: Tensor) -> Tensor:
-    """Between smoothed (factor 0) and the image (1), and beyond. The outermost pixels stay as they are."""
-    if min(images.shape[-2:]) < 3:
-        return images
-    levels = images.float()
-    middle = levels[..., 1:-1, 1:-1]
-    rows = levels[..., :-2, :] + levels[..., 1:-1, :] + levels[..., 2:, :]
-    around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    smooth = around.add_(middle, alpha=4).mul_(1 / 13).add_(0.5).floor_()
-    made = images.clone()
-    made[..., 1:-1, 1:-1] = _blend(smooth, middle, factors[:, None, None, None])
-    return made
+def _autocontrast(images: Tensor) -> Tensor:
+    levels, ramp = images.flatten(2), torch.arange(256, dtype=torch.float64, device=images.device)
+    low, high = levels.amin(2, keepdim=True).double(), levels.amax(2, keepdim=True).double()
+    wide = high > low
+    # A number over a tensor would be the number times the reciprocal, which rounds twice.
+    scale = torch.where(wide, torch.full_like(low, 255.0) / (high - low), 1.0)
+    return _cut_off((ramp * scale).add_(torch.where(wide, -low * scale, 0.0)))
 
 
-TABLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def _equalize(images: Tensor) -> Tensor:
+    levels, ramp = images.flatten(2), torch.arange(256, dtype=torch.int32, device=images.device)
+    counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int32, device=images.device)
+    counts.scatter_add_(2, levels.long(), counts.new_ones(()).expand_as(levels))
+    of_highest = counts.gather(2, levels.amax(2, keepdim=True).long())
+    step = (levels.shape[2] - of_highest) // 255
+    below = counts.cumsum(2, dtype=torch.int32).sub_(counts)
+    spread = below.add_(step // 2).div_(step.clamp(min=1), rounding_mode="trunc").clamp_(max=255)
+    return torch.where(step > 0, spread, ramp).to(torch.uint8)
+
+
+GEOMETRY = (*OF_ROWS, *OF_PIXELS)
+
+TABLES: dict[str, Callable[[Tensor], Tensor]] = {"AutoContrast": _autocontrast, "Equalize": _equalize}
+"""Images -> tables N x ch x 256 uint8."""
+
+ARITHMETIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Brightness": _brightness,
     "Contrast": _contrast,
     "Posterize": _posterize,
     "Solarize": _solarize,
     "Invert": _invert,
-    "AutoContrast": _autocontrast,
-    "Equalize": _equalize,
+    "Color": _saturation,
+    "Sharpness": _sharpness,
 }
-"""Images, magnitudes N -> tables N x (1 or ch) x 256 uint8."""
+"""Images, magnitudes N x 1 x 1 x 1 -> images."""
 
-OTHERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"Color": saturation, "Sharpness": sharpness}
-
-NAMES = ("Identity", *MATRICES, *TABLES, *OTHERS)
+NAMES = ("Identity", *GEOMETRY, *TABLES, *ARITHMETIC)
 """All ops; `apply_each` knows them by their number."""
 
 
@@ -230,18 +147,20 @@ def apply(images: Tensor, name: str, magnitudes: Tensor) -> Tensor:
     Args:
         images: N x ch x H x W uint8.
         name: one of `NAMES`.
-        magnitudes: N on the images' device: slopes for shears; pixels, cut off to whole ones, for translations; degrees
+        magnitudes: N on the host: slopes for shears; pixels, cut off to whole ones, for translations; degrees
             counter-clockwise for Rotate; factors, 1 for no change, for Brightness, Contrast, Color and Sharpness; bits
             kept, 0 to 8, for Posterize; the lowest level that is inverted for Solarize. The others do not look at them.
 
     Returns:
         the same shape and dtype.
     """
-    if name in MATRICES:
-        return affine(images, MATRICES[name](magnitudes, *images.shape[-2:]))
+    size = (images.shape[-2], images.shape[-1])
+    if name in GEOMETRY:
+        matrices = matrices_of(magnitudes.double().numpy(), {name: slice(None)}, size)
+        return affine_rows(images, matrices) if name in OF_ROWS else affine(images, matrices)
     if name in TABLES:
-        return look_up(images, TABLES[name](images, magnitudes))
-    return OTHERS[name](images, magnitudes) if name in OTHERS else images
+        return look_up(images, TABLES[name](images))
+    return ARITHMETIC[name](images, magnitudes[:, None, None, None]) if name in ARITHMETIC else images
 
 
 def apply_each(images: Tensor, ops: Tensor, magnitudes: Tensor, bilinear: bool = False) -> Tensor:
@@ -256,21 +175,25 @@ def apply_each(images: Tensor, ops: Tensor, magnitudes: Tensor, bilinear: bool =
     Returns:
         the same shape and dtype.
     """
-    order = ops.argsort(stable=True)
-    bounds = [0, *accumulate(ops.bincount(minlength=len(NAMES)).tolist())]
+    # Few numbers are sorted and counted in numpy sooner than torch has begun.
+    numbers, size = ops.numpy(), (images.shape[-2], images.shape[-1])
+    order = numbers.argsort(kind="stable")
+    bounds = [0, *np.bincount(numbers, minlength=len(NAMES)).cumsum().tolist()]
     spans = {name: slice(*bounds[i : i + 2]) for i, name in enumerate(NAMES) if bounds[i] < bounds[i + 1]}
-    here, places = magnitudes[order], torch.stack([order, order.argsort()]).to(images.device, non_blocking=True)
-    sizes, rows = here.to(images.device, non_blocking=True), images.index_select(0, places[0])
-    if found := _found(spans, MATRICES):
-        matrices = [MATRICES[name](here[span], *images.shape[-2:]) for name, span in found.items()]
-        whole = _whole(found)
-        rows[whole] = (affine_bilinear if bilinear else affine)(rows[whole], torch.cat(matrices))
+    here = magnitudes.double().numpy()[order]
+    sizes = torch.from_numpy(here).to(images.device, non_blocking=True)[:, None, None, None]
+    places = torch.from_numpy(np.stack([order, order.argsort()])).to(images.device, non_blocking=True)
+    rows, matrices = images.index_select(0, places[0]), matrices_of(here, _found(spans, GEOMETRY), size)
+    moves = ((GEOMETRY, affine_bilinear),) if bilinear else ((OF_ROWS, affine_rows), (OF_PIXELS, affine))
+    for names, move in moves:
+        if found := _found(spans, names):
+            whole = _whole(found)
+            rows[whole] = move(rows[whole], matrices[whole])
     if found := _found(spans, TABLES):
-        tables = [TABLES[name](rows[span], sizes[span]) for name, span in found.items()]
         whole = _whole(found)
-        rows[whole] = look_up(rows[whole], torch.cat([t.expand(-1, images.shape[1], -1) for t in tables]))
-    for name, span in _found(spans, OTHERS).items():
-        rows[span] = OTHERS[name](rows[span], sizes[span])
+        rows[whole] = look_up(rows[whole], torch.cat([TABLES[name](rows[span]) for name, span in found.items()]))
+    for name, span in _found(spans, ARITHMETIC).items():
+        rows[span] = ARITHMETIC[name](rows[span], sizes[span])
     # Choosing rows copies them whole; index_copy_ looks at each pixel, and takes ten times as long.
     return rows.index_select(0, places[1])
 

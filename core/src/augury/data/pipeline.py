@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from augury.config import read_value
-from augury.data.geometry import RandomResizedCrop, ReflectCrop
+from augury.data.geometry import RandomResizedCrop
 from augury.data.transforms import Frame, Single, Transform, Uniforms
 from augury.errors import UsageError, unknown
 from augury.validation import Strict, explain
@@ -27,6 +27,14 @@ WORDS = {
     "trivialaugment": "policies.TrivialAugment",
     "augmix": "policies.AugMix",
     "color_jitter": "policies.ColorJitter",
+    "randaugment_ra": "papers.RandAugmentRA",
+    "severe": "papers.Severe",
+    "lighting": "papers.Lighting",
+    "rotate90": "negatives.Rotate90",
+    "vertical_flip": "negatives.VerticalFlip",
+    "blur": "negatives.Blur",
+    "sobel": "negatives.Sobel",
+    "jigsaw": "negatives.Jigsaw",
     "cutout": "geometry.Cutout",
     "random_erasing": "geometry.RandomErasing",
 }
@@ -77,18 +85,15 @@ def _read(word: str, key: str, frame: Frame) -> Transform:
             raise UsageError(f"{key}: transform `{word}` must set `{field}` once. {_example(name, fields)}")
         arguments[field] = read_value(value)
     try:
-        transform = model.model_validate(arguments)
+        transform: Transform = model.model_validate(arguments)  # type: ignore[assignment]
     except ValidationError as error:
         lines = explain(error, model, f"{key}: transform `{name}`", "argument", f"{name}:{{path}}={{value}}")
         raise UsageError(
             "\n".join(line if "Set it with" in line else f"{line} {_example(name, fields)}" for line in lines)
         ) from None
-    if isinstance(transform, ReflectCrop) and transform.padding >= min(frame.size):
-        raise UsageError(
-            f"{key}: transform `{word}` must pad by less than the image's side, {min(frame.size)}. "
-            f"Set it with reflect_crop:{max(1, min(frame.size) // 8)}."
-        )
-    return transform  # type: ignore[return-value]
+    if fault := transform.fault(frame):
+        raise UsageError(f"{key}: transform `{word}` {fault}")
+    return transform
 
 
 def _example(name: str, fields: Sequence[str]) -> str:

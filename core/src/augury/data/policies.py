@@ -17,20 +17,18 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from augury.data.ops import NAMES, apply_each
-from augury.data.transforms import Frame, Single, Uniforms
-from augury.validation import Strict
+from augury.data.transforms import Frame, Single, Uniforms, Word, pick
 
 BINS = 31
 """Magnitudes that torchvision's RandAugment and TrivialAugment choose from."""
 
 
-class RandAugment(Strict):
+class RandAugment(Word):
     """`n` random ops, each at magnitude `m` of 30 (`randaugment:n=2,m=9`; Cubuk et al. 2019, arXiv 1909.13719;
     torchvision's RandAugment)."""
 
     n: int = Field(2, ge=1, le=10, description="ops one after the other")
     m: int = Field(9, ge=0, lt=BINS, description="magnitude, 0 to 30")
-    last: ClassVar[bool] = False
 
     @property
     def draws(self) -> int:
@@ -39,7 +37,7 @@ class RandAugment(Strict):
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         names, table = _table("RandAugment", BINS, *images.shape[-2:])
         for op, sign in _pairs(uniforms.host, self.n):
-            chosen = _index(op, len(names))
+            chosen = pick(op, len(names))
             images = _apply(images, names, chosen, _strengths(names, table[chosen, self.m], chosen, sign))
         return images
 
@@ -47,35 +45,33 @@ class RandAugment(Strict):
         return v2.RandAugment(self.n, self.m, BINS)
 
 
-class TrivialAugment(Strict):
+class TrivialAugment(Word):
     """One random op at a random magnitude (`trivialaugment`; Müller and Hutter 2021, arXiv 2103.10158; torchvision's
     TrivialAugmentWide)."""
 
     draws: ClassVar[int] = 3
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         names, table = _table("TrivialAugmentWide", BINS, *images.shape[-2:])
         op, level, sign = uniforms.host.unbind(1)
-        chosen = _index(op, len(names))
-        return _apply(images, names, chosen, _strengths(names, table[chosen, _index(level, BINS)], chosen, sign))
+        chosen = pick(op, len(names))
+        return _apply(images, names, chosen, _strengths(names, table[chosen, pick(level, BINS)], chosen, sign))
 
     def single(self, frame: Frame) -> Single:
         return v2.TrivialAugmentWide(BINS)
 
 
-class AutoAugment(Strict):
+class AutoAugment(Word):
     """A random one of 25 learned pairs of ops (`autoaugment:cifar10`; Cubuk et al. 2018, arXiv 1805.09501; by
     torchvision's AutoAugment)."""
 
     policy: Literal["cifar10", "imagenet", "svhn"] = Field("imagenet", description="data set that it was learned on")
     draws: ClassVar[int] = 1 + 2 * 2
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         names, table = _table("AutoAugment", 10, *images.shape[-2:])
         ops, probabilities, levels = _auto_policies(self.policy, tuple(names))
-        pair = _index(uniforms.host[:, 0], len(ops))
+        pair = pick(uniforms.host[:, 0], len(ops))
         for number, (coin, sign) in enumerate(_pairs(uniforms.host[:, 1:], 2)):
             chosen = ops[pair, number]
             strengths = _strengths(names, table[chosen, levels[pair, number]], chosen, sign)
@@ -87,13 +83,12 @@ class AutoAugment(Strict):
         return v2.AutoAugment(v2.AutoAugmentPolicy(self.policy))
 
 
-class AugMix(Strict):
+class AugMix(Word):
     """The image mixed with three chains of one to three random ops (`augmix`; Hendrycks et al. 2019, arXiv 1912.02781;
     torchvision's AugMix, bilinear)."""
 
     severity: int = Field(3, ge=1, le=10, description="magnitudes are drawn below it, of 10")
     draws: ClassVar[int] = 4 + 3 * (1 + 3 * 3)
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         names, table = _table("AugMix", 10, *images.shape[-2:])
@@ -104,10 +99,10 @@ class AugMix(Strict):
         weights = torch.cat([1 - drawn[:, :1], shares], dim=1).float().to(device, non_blocking=True)
         mixed = weights[:, 0, None, None, None] * images
         for chain, numbers in enumerate(drawn[:, 4:].unflatten(1, (3, 10)).unbind(1)):
-            depth, made = _index(numbers[:, 0], 3) + 1, images
+            depth, made = pick(numbers[:, 0], 3) + 1, images
             for place, (op, level, sign) in enumerate(numbers[:, 1:].unflatten(1, (3, 3)).permute(1, 2, 0)):
-                chosen = _index(op, len(names))
-                strengths = _strengths(names, table[chosen, _index(level, self.severity)], chosen, sign)
+                chosen = pick(op, len(names))
+                strengths = _strengths(names, table[chosen, pick(level, self.severity)], chosen, sign)
                 made = _apply(made, names, torch.where(place < depth, chosen, NOTHING), strengths, bilinear=True)
             mixed += weights[:, 1 + chain, None, None, None] * made
         return mixed.clamp_(0, 255).to(torch.uint8)
@@ -116,13 +111,12 @@ class AugMix(Strict):
         return v2.AugMix(self.severity)
 
 
-class ColorJitter(Strict):
+class ColorJitter(Word):
     """Brightness, contrast and saturation each by a random factor of 1 ± `strength`, in random order
     (`color_jitter:0.4`; torchvision's ColorJitter)."""
 
     strength: float = Field(0.4, gt=0, le=1, description="of each, 0 to 1")
     draws: ClassVar[int] = 6
-    last: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         names = ["Brightness", "Contrast", "Color"]
@@ -149,11 +143,6 @@ def _apply(images: Tensor, names: list[str], chosen: Tensor, magnitudes: Tensor,
 def _pairs(drawn: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
     """`count` pairs of N uniforms out of N x (2 * count)."""
     return [(drawn[:, 2 * i], drawn[:, 2 * i + 1]) for i in range(count)]
-
-
-def _index(uniforms: Tensor, count: int) -> Tensor:
-    """A whole number below `count` from each uniform, int64."""
-    return (uniforms * count).long().clamp_(max=count - 1)
 
 
 _BLENDS = ("Brightness", "Color", "Contrast", "Sharpness")

@@ -53,7 +53,7 @@ class StreamFeed:
         # Fewer at a time than in memory, since a batch of photographs is on its way for each worker.
         batches = torch.arange(len(split)).split(min(batch_size, 128))
         keys = [[_Key(int(n)) for n in batch] for batch in batches]
-        loader = _loader(_Images(split, self._data.format), keys, self._workers, self._device)
+        loader = _loader(_Images(split, self._data.format_of(split)), keys, self._workers, self._device)
         labels = split.labels
         for images, batch in zip(_checked(loader), batches, strict=True):
             yield _there(images, self._device), _there(labels[batch], self._device)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from PIL import Image
 from torch import Tensor
+
+from augury.validation import Strict
 
 Single = Callable[[Image.Image], Image.Image]
 
@@ -66,8 +68,25 @@ class Transform(Protocol):
     def last(self) -> bool:
         """Whether it acts on normalised images where no word for 8-bit ones follows."""
 
+    def fault(self, frame: Frame) -> str | None:
+        """Why it cannot make such images, and what to do: what a line about the word goes on with; None if it can."""
+
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:
         """N x ch x H x W uint8 -> the same with other pixels (or another size); float32 likewise where `last`."""
 
     def single(self, frame: Frame) -> Single:
         """The same for one PIL image of mode L or RGB."""
+
+
+class Word(Strict):
+    """What most words have in common: they act on 8-bit images, of any size."""
+
+    last: ClassVar[bool] = False
+
+    def fault(self, frame: Frame) -> str | None:
+        return None
+
+
+def pick(uniforms: Tensor, count: int) -> Tensor:
+    """A whole number below `count` from each uniform, int64."""
+    return (uniforms * count).long().clamp_(max=count - 1)

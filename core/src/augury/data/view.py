@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class ImageFormat:
         kept: side of the centre square that is kept of each image before a pipeline crops it; at least `side`.
         interpolation: `bilinear` or `bicubic`.
         mean, std: of each channel on the scale of [0, 1].
+        test: the same for validation and test images, where they are shown at another size.
     """
 
     channels: int
@@ -45,6 +46,7 @@ class ImageFormat:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    test: ImageFormat | None = None
 
     @property
     def frame(self) -> Frame:
@@ -87,14 +89,23 @@ def choose_format(
             if given is not None and len(given) != source.channels
         ]
     )
-    return ImageFormat(
+    form = ImageFormat(
         channels=source.channels,
         side=side,
-        kept=max(side, int(side / (config.crop_pct or crop_pct))),
+        kept=_kept(side, config.crop_pct or crop_pct),
         interpolation=interpolation,
         mean=_for_channels(mean, source.channels),
         std=_for_channels(std, source.channels),
     )
+    test = config.test_size or side
+    if test == side:
+        return form
+    return replace(form, test=replace(form, side=test, kept=_kept(test, config.crop_pct or crop_pct)))
+
+
+def _kept(side: int, crop_pct: float) -> int:
+    """The side of which a centre crop of `side` keeps that share."""
+    return max(side, int(side / crop_pct))
 
 
 def _for_channels(values: list[float], channels: int) -> tuple[float, ...]:
@@ -135,15 +146,23 @@ class DataSet:
     @property
     def bytes(self) -> int:
         """What all splits take up in memory, decoded."""
-        return self.images * self.format.channels * self.format.kept**2
+        return sum(
+            len(split) * self.format_of(split).channels * self.format_of(split).kept ** 2 for split in self._splits
+        )
+
+    def format_of(self, split: Split) -> ImageFormat:
+        """How the images of a split enter the network."""
+        return self.format if split is self.splits.train else self.format.test or self.format
 
     def pixels(self, split: Split, progress: Progress | None = None) -> Tensor:
         """The images of a split, decoded once and kept: N x ch x kept x kept uint8 on the host."""
+        form = self.format_of(split)
         if id(split) not in self._decoded:
             # With the split itself: the number of one that is gone would come to stand for another.
-            together = sum(len(s) for s in self._splits if s.source is split.source)
+            alike = [s for s in self._splits if s.source is split.source and self.format_of(s) == form]
+            together = sum(map(len, alike))
             most = 4 * together > len(split.source)
-            self._decoded[id(split)] = split, decode(split, self.format, progress, keep=most)
+            self._decoded[id(split)] = split, decode(split, form, progress, keep=most)
         return self._decoded[id(split)][1]
 
 
