@@ -27,7 +27,7 @@ export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-all lint format types layers unit bench docs docs-check wheels constraints clean
+.PHONY: help install demo test test-all lint format types layers unit bench docs recipes docs-check wheels constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -90,6 +90,9 @@ bench: install ## the table of ratios against plain implementations
 
 docs: install ## write docs/settings.md anew, from the settings' models
 	$(BIN)/python docs/settings.py
+
+recipes: install ## write the recipes of published runs anew, from the tables in plugins/published
+	$(BIN)/python plugins/published/write.py
 
 docs-check: install ## run every command of the README and the guides, on small images
 	@echo "== the guides' commands"

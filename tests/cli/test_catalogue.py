@@ -29,6 +29,8 @@ title = "[red]Alpha[/red] on ten classes, at some length, so that it fills more 
 published = 95.10
 [data]
 dataset = "cifar10"
+[model]
+name = "narrow20"
 [[methods]]
 name = "alpha"
 """
@@ -135,7 +137,14 @@ def test_recipes_in_a_pipe(augury: Commands, package: Path) -> None:
     assert broken[:5] == ["alpha/broken", "-", "-", "-", "-"]
     assert broken[5].startswith("broken: cannot be read: ")
     title = "[red]Alpha[/red] on ten classes, at some length, so that it fills more than one line of a terminal"
-    assert whole == ["alpha/whole", "cifar10", "resnet20_cifar", "alpha", "95.1", title]
+    assert whole == ["alpha/whole", "cifar10", "narrow20", "alpha", "95.1", title]
+    assert augury("recipes", "list", "alpha/*")[1] == out
+    assert [line.split()[0] for line in augury("recipes", "list", "alpha/w*")[1].splitlines()] == [
+        "name",
+        "alpha/whole",
+    ]
+    code, out, err = augury("recipes", "list", "alpha")
+    assert (code, out, err) == (2, "", "no recipe matches `alpha`. `*alpha*` matches 2.\n")
 
 
 def test_recipes_as_json_and_filtered(augury: Commands, package: Path) -> None:
@@ -146,7 +155,7 @@ def test_recipes_as_json_and_filtered(augury: Commands, package: Path) -> None:
     assert whole["path"] == str(package / "recipes/whole.toml")
     assert (whole["name"], whole["methods"], whole["published"]) == ("alpha/whole", ["alpha"], 95.1)
     assert whole.keys() == broken.keys()
-    only = augury("recipes", "list", "--json", "--dataset", "cifar*", "--model", "resnet20_cifar", "--method", "al*")
+    only = augury("recipes", "list", "--json", "--dataset", "cifar*", "--model", "narrow20", "--method", "al*")
     assert [recipe["name"] for recipe in json.loads(only[1])] == ["alpha/whole"]
     code, out, err = augury("recipes", "list", "--json", "--method", "alhpa")
     assert (code, out) == (2, "")
@@ -158,10 +167,47 @@ def test_recipes_show_prints_the_file_as_it_is(augury: Commands, package: Path) 
     path = package / "recipes/whole.toml"
     assert augury("recipes", "show", "alpha/whole") == (0, WHOLE, f"# {path}\n")
     assert augury("recipes", "show", str(path)) == (0, WHOLE, f"# {path}\n")
-    assert augury("recipes", "show", "alpha/broken")[1] == "[data"
+    code, out, err = augury("recipes", "show", "alpha/broken")
+    assert (code, out) == (0, "[data")
+    assert "alpha/broken: cannot be read: " in err
     code, out, err = augury("recipes", "show", "alpha/hole")
     assert (code, out) == (2, "")
     assert "Did you mean `alpha/whole`" in err
+
+
+def test_a_recipe_whose_network_does_not_exist_says_so(augury: Commands, package: Path) -> None:
+    (package / "recipes/broken.toml").unlink()
+    text = WHOLE.replace("narrow20", "narrow30")
+    (package / "recipes/whole.toml").write_text(text)
+    told = re.compile(
+        r"needs the model `narrow30`, which timm [\d.]+ and augury-core [\d.]+ do not have. Update them, or "
+    )
+    listed = ("recipes", "list", "--method", "alpha")
+    assert not told.search(augury(*listed)[1]), "timm is not asked for a list"
+    code, out, err = augury("recipes", "show", "alpha/whole")
+    assert (code, out) == (0, text)
+    assert told.search(err.splitlines()[-1])
+    # Now timm has been asked, and its answer is kept.
+    code, out, _ = augury(*listed)
+    cells = re.split(r"\s{2,}", out.splitlines()[1])
+    assert cells[:5] == ["alpha/whole", "cifar10", "narrow30", "alpha", "95.1"]
+    assert told.match(cells[5])
+    (recipe,) = json.loads(augury(*listed, "--json")[1])
+    assert told.match(recipe["problem"])
+    assert recipe["model"] == "narrow30"
+
+
+def test_a_run_says_what_to_do_about_a_recipes_network(augury: Commands, tmp_path: Path) -> None:
+    Path("own.toml").write_text('[model]\nname = "narrow30"\n')
+    for command in (["run"], ["run", "--dry-run"], ["preview"], ["compare", "--with", "isda"]):
+        code, _, err = augury(*command, "--recipe", "own.toml")
+        assert code == 2
+        lines = err.splitlines()
+        assert "unknown model `narrow30`" in lines[0]
+        assert lines[-1].startswith("recipe own.toml needs the model `narrow30`, which timm ")
+    code, _, err = augury("run", "--recipe", "own.toml", "--model", "narrow40")
+    assert code == 2
+    assert "recipe own.toml" not in err, "the model is not the recipe's"
 
 
 # plugins info
@@ -176,7 +222,8 @@ def test_info_of_our_own_method(augury: Commands) -> None:
     assert facts["status"] == "ready (built-in register, versions >=0.1,<1)"
     assert facts["hooks"] == "compute_loss"
     assert facts["needs"] == "a classifier that is one nn.Linear; total_steps to be known"
-    assert facts["recipes"].startswith("isda/")
+    assert facts["recipes"].startswith("isda/cifar10-densenetbc100_12, ")
+    assert re.fullmatch(r"(isda/\S+ ){5}and \d+ more: augury recipes list 'isda/\*'", facts["recipes"].replace(",", ""))
     assert facts["option lambda_0"].startswith("number >= 0, finite, default 0.5: strength")
     assert facts["option covariance"].startswith("full | diagonal, default full: ")
 
@@ -245,7 +292,9 @@ def test_a_terminal_of_any_width_wraps_nothing_itself(
     assert max(map(len, lines)) <= columns
     piped = augury(*arguments)[1]
     for word in ("narrow20", "best_in1k,", "25,557,032", "alpha/whole", "[red]Alpha[/red]", "fake-alpha", "Dirichlet"):
-        assert (word in out) == (word in piped)
+        # A narrow list of recipes is spared their models.
+        spared = arguments[0] == "recipes" and columns == 40 and word == "narrow20"
+        assert (word in out) == (word in piped and not spared)
 
 
 def test_a_narrow_terminal_gets_paragraphs_and_a_wide_one_a_table(augury: Commands, package: Path) -> None:
@@ -255,6 +304,12 @@ def test_a_narrow_terminal_gets_paragraphs_and_a_wide_one_a_table(augury: Comman
     assert any(line.split() == ["narrow20", "3x32x32", "269,722", "64", "yes", "-"] for line in wide)
     narrow = augury("plugins", "info", "dcutmix", columns=40)[1].splitlines()
     assert narrow[:2] == ["name", "  dcutmix"]
+    recipes = [augury("recipes", "list", "--method", "alpha", columns=n)[1].splitlines() for n in (40, 60, 200)]
+    start = recipes[0].index("alpha/whole: 95.1")
+    assert recipes[0][start + 1].startswith("  title: ")
+    assert not any("model" in line for line in recipes[0])
+    assert recipes[1][1].split() == ["name", "published", "title"]
+    assert recipes[2][1].split() == ["name", "data", "set", "model", "methods", "published", "title"]
 
 
 # What it costs

@@ -65,7 +65,7 @@ BAD = {
     "batch": (["--set", "optim.batch_size=5000"], "optim.batch_size=5000 is more than the 1131 training images."),
     "transform": (
         ["--set", "data.base=crop:4 flop"],
-        "unknown transform `flop`. Known: augmix, autoaugment, color_jitter, crop,",
+        "unknown transform `flop`. Known: augmix, autoaugment, blur, color_jitter, crop,",
     ),
     "order": (["--with", "dcutmix", "--with", "resmooth"], "Name resmooth before dcutmix."),
     "twice": (["--with", "isda", "--with", "isda"], "isda is named 2 times"),

@@ -200,9 +200,19 @@ def test_select() -> None:
     assert select(listed, method="gamma") == [gamma, broken]
     assert select(listed, dataset="cifar*") == [alpha, plain]
     assert select(listed, dataset="cifar*", model="resnet50") == [plain]
+    assert select(listed, name="*/one") == [alpha, gamma]
+    assert select(listed, name="*/one", method="beta") == [alpha]
     assert select([]) == []
     with pytest.raises(UsageError, match="unknown method `betta`. There are recipes for: alpha, beta, gamma. Did you"):
         select(listed, method="betta")
+    for name, told in (
+        ("alpha", "no recipe matches `alpha`. `*alpha*` matches 2."),
+        ("alpha/baselin?x", "no recipe matches `alpha/baselin?x`. Did you mean `alpha/baseline`"),
+        ("?", "no recipe matches `?`. See them all: `augury recipes list`."),
+    ):
+        with pytest.raises(UsageError) as caught:
+            select(listed, name=name)
+        assert str(caught.value).startswith(told)
     with pytest.raises(UsageError, match="unknown data set `cifar`. There are recipes for: cifar10, cifar100, digits."):
         select(listed, dataset="cifar")
     with pytest.raises(UsageError, match="no recipe has method `beta`, model `wide` together. Leave one of them out."):

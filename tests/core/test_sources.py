@@ -53,6 +53,9 @@ def test_a_name_is_a_known_one_before_it_is_a_folder(tmp_path: Path, monkeypatch
 def test_folders_are_found_here_and_below_the_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path / "root" / "pets")
     assert opened("pets").splits["all"].name(0) == str(tmp_path / "root" / "pets" / "cat" / "0.png")
+    for split in ("train", "val"):
+        tree(tmp_path / "root" / "imagenet" / split)
+    assert list(opened("imagenet").splits) == ["train", "val"]
     tree(tmp_path / "here" / "pets")
     monkeypatch.chdir(tmp_path / "here")
     assert opened("pets").splits["all"].name(0) == str(tmp_path / "here" / "pets" / "cat" / "0.png")
@@ -85,6 +88,10 @@ def test_skipping_is_passed_on(tmp_path: Path) -> None:
         ("", "unknown data set ``"),
         ("synthetic", "Did you mean `synthetic:`"),
         ("digits:here", "digits:here: only fashion_mnist takes a folder"),
+        (
+            "imagenet",
+            r"`imagenet` is not here and cannot be downloaded: .*/root/imagenet must hold train/ and val/, each ",
+        ),
     ],
 )
 def test_unknown_names_are_refused_with_what_is_known(name: str, message: str) -> None:

@@ -20,7 +20,7 @@ def backbones(
     parameters: Annotated[
         bool,
         typer.Option(
-            "--parameters", help="Tell parameters, feature width and whether the head is linear, of 20 models at most."
+            "--parameters", help="Tell parameters, feature width and whether the head is linear, of 30 models at most."
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects and nothing else.")] = False,

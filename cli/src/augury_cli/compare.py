@@ -18,6 +18,7 @@ from augury_cli.settings import (
     Trust,
     open_register,
     read_settings,
+    recipes_network,
 )
 from augury_cli.tables import print_rows
 
@@ -65,7 +66,7 @@ def compare(
     from augury.experiment import compare as run_comparison
     from augury_cli.progress import Terminal
 
-    with Terminal(epochs=False) as terminal:
+    with recipes_network(recipe, config), Terminal(epochs=False) as terminal:
         comparison = run_comparison(config, suite, seeds=seeds, folder=output, register=register, reporter=terminal)
     if as_json:
         typer.echo((comparison.folder / "comparison.json").read_text(encoding="utf-8"), nl=False)

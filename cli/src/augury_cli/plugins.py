@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,8 +112,14 @@ def _about(description: Description) -> Iterator[tuple[str, str]]:
     for alias, options in d.aliases.items():
         yield "alias", alias + _assigned(options)
     yield "defaults", _assigned(d.defaults)[1:]
-    yield "recipes", ", ".join(d.recipes)
+    yield "recipes", _some(d.recipes, f"augury recipes list '{d.name}/*'")
     yield "card", d.card or ""
+
+
+def _some(names: Sequence[str], how: str, most: int = 5) -> str:
+    """The first names, and how to see the others."""
+    others = f" and {len(names) - most} more: {how}" if len(names) > most else ""
+    return ", ".join(names[:most]) + others
 
 
 def _phrases(needs: Needs) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +24,9 @@ app = typer.Typer(
 
 @app.command("list", cls=QuickCommand)
 def list_recipes(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[GLOB]", help="Those of such a name: 'isda/cifar10-*'.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option("--method", metavar="GLOB", help="Those that use this method, or come with it.")
     ] = None,
@@ -35,16 +38,26 @@ def list_recipes(
 
     Run one with: augury run --recipe NAME
     """
+    from augury.catalogue import absent
     from augury.recipes import recipes, select
     from augury.registry import Register
 
     register = Register.load()
-    chosen = select(recipes(register), method=method, dataset=dataset, model=model)
+    chosen = select(recipes(register), name=pattern, method=method, dataset=dataset, model=model)
+    without = absent({recipe.model for recipe in chosen if not recipe.problem}, ask=False)
+    chosen = [replace(recipe, problem=recipe.problem or without.get(recipe.model, "")) for recipe in chosen]
     if as_json:
         print_json([{**asdict(recipe), "path": str(recipe.path)} for recipe in chosen])
     else:
         titles = ("name", "data set", "model", "methods", "published", "title")
-        print_rows(titles, [_cells(recipe) for recipe in chosen], wraps=("methods", "published", "title"))
+        print_rows(
+            titles,
+            [_cells(recipe) for recipe in chosen],
+            wraps=("methods", "published", "title"),
+            head=("name", "published"),
+            # Names and titles tell them too, where the papers' runs are concerned.
+            spare=("data set", "model", "methods"),
+        )
     for line in register.notes:
         typer.echo(line, err=True)
 
@@ -53,9 +66,10 @@ def list_recipes(
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="The recipe, as `augury recipes list` names it.")],
 ) -> None:
-    """Print a recipe's file as it is; its path, as a comment, on stderr."""
+    """Print a recipe's file as it is; its path, as a comment, on stderr, and what keeps it from being run."""
+    from augury.catalogue import absent
     from augury.errors import AuguryError
-    from augury.recipes import find_recipe
+    from augury.recipes import describe, find_recipe
 
     path = find_recipe(name)
     try:
@@ -64,10 +78,13 @@ def show(
         raise AuguryError(f"recipe {path}: cannot be read: {error.strerror}.") from None
     typer.echo(f"# {path}", err=True)
     typer.echo(text, nl=False)
+    recipe = describe(name, path)
+    if problem := recipe.problem or absent([recipe.model]).get(recipe.model):
+        typer.echo(f"{name}: {problem}", err=True)
 
 
 def _cells(recipe: Recipe) -> tuple[str, ...]:
-    if recipe.problem:
+    if recipe.problem and not recipe.model:
         return recipe.name, "-", "-", "-", "-", f"broken: {recipe.problem}"
     published = "-" if recipe.published is None else str(recipe.published)
     return (
@@ -76,5 +93,5 @@ def _cells(recipe: Recipe) -> tuple[str, ...]:
         recipe.model,
         "+".join(recipe.methods) or "-",
         published or "-",
-        recipe.title or "-",
+        recipe.problem or recipe.title or "-",
     )

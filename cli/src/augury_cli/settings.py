@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,6 +84,26 @@ def read_settings(
     for assignment in assignments or []:
         assign_text(values, assignment)
     return read_config(values, subject=str(recipe) if recipe else "config")
+
+
+@contextmanager
+def recipes_network(recipe: str | None, config: RunConfig) -> Iterator[None]:
+    """Say what to do where it is the recipe's network that does not exist here."""
+    from augury.errors import UsageError
+
+    try:
+        yield
+    except UsageError as error:
+        if recipe is None:
+            raise
+        # Only now: that a network exists, training itself finds out.
+        from augury.catalogue import absent
+        from augury.recipes import describe, find_recipe
+
+        problem = absent([config.model.name]).get(describe(recipe, find_recipe(recipe)).model)
+        if problem is None:
+            raise
+        raise UsageError(f"{error}\nrecipe {recipe} {problem}") from None
 
 
 def open_register(names: list[str], trust: list[str] | None) -> Register:

@@ -10,7 +10,7 @@ import difflib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from augury import __version__
 from augury.errors import UsageError
 
-MEASURABLE = 20
+MEASURABLE = 30
 """How many networks are built, at most, to answer one question."""
 
 
@@ -64,8 +64,7 @@ def backbones(pattern: str = "*", *, measure: bool = False) -> list[Backbone]:
     Raises:
         UsageError: nothing matches, or too much to be measured.
     """
-    file = cache_folder() / f"backbones-timm{importlib.metadata.version('timm')}-augury{__version__}.json"
-    stamp = _stamp()
+    file, stamp = _place()
     known = _read(file, stamp)
     if known is None:
         known = _collect()
@@ -84,6 +83,28 @@ def backbones(pattern: str = "*", *, measure: bool = False) -> list[Backbone]:
             known[name] = replace(known[name], size=size)
         _write(file, stamp, known)
     return [replace(backbone, size=known[backbone.name].size) for backbone in chosen]
+
+
+def absent(names: Iterable[str], *, ask: bool = True) -> dict[str, str]:
+    """Tell which of some networks do not exist here, as those of a recipe made for newer versions.
+
+    Args:
+        names: of networks; `name.tag` is the network of that name.
+        ask: ask timm, which takes seconds, where its answer is not kept. Otherwise none is said to be absent then.
+
+    Returns:
+        for each of `names` that is absent, a line that says so and what to do.
+    """
+    known = _read(*_place())
+    if known is None and ask:
+        known = {backbone.name: backbone for backbone in backbones()}
+    versions = f"timm {importlib.metadata.version('timm')} and augury-core {__version__}"
+    return {
+        name: f"needs the model `{name}`, which {versions} do not have. "
+        "Update them, or take another: --model NAME, see `augury backbones`."
+        for name in names
+        if known is not None and name.partition(".")[0] not in known
+    }
 
 
 def cache_folder() -> Path:
@@ -152,6 +173,12 @@ def _measure(names: Sequence[str]) -> dict[str, Size]:
         width: Any = classifier.in_features if isinstance(classifier, nn.Linear) else network.num_features
         sizes[name] = Size(sum(p.numel() for p in network.parameters()), int(width), linear)
     return sizes
+
+
+def _place() -> tuple[Path, str]:
+    """The file in which it is kept, and what must stand in it."""
+    versions = f"timm{importlib.metadata.version('timm')}-augury{__version__}"
+    return cache_folder() / f"backbones-{versions}.json", _stamp()
 
 
 def _stamp() -> str:

@@ -52,15 +52,21 @@ class Recipe:
 
 def recipes(register: Register | None = None) -> list[Recipe]:
     """Read every recipe of the methods that may run, by name; a broken one has its `problem` told."""
-    return [_read(name, path) for name, path in _files(register or Register.load()).items()]
+    return [describe(name, path) for name, path in _files(register or Register.load()).items()]
 
 
 def select(
-    listed: Sequence[Recipe], *, method: str | None = None, dataset: str | None = None, model: str | None = None
+    listed: Sequence[Recipe],
+    *,
+    name: str | None = None,
+    method: str | None = None,
+    dataset: str | None = None,
+    model: str | None = None,
 ) -> list[Recipe]:
     """Choose among recipes by globs.
 
     Args:
+        name: over the recipe's name.
         method: over the methods that a recipe uses, and the one whose package brings it.
         dataset: over the data set's name.
         model: over the network's name.
@@ -69,9 +75,10 @@ def select(
         UsageError: there is none.
     """
 
-    asked = {"method": method, "data set": dataset, "model": model}
+    asked = {"name": name, "method": method, "data set": dataset, "model": model}
     offered = {
         recipe.name: {
+            "name": (recipe.name,),
             "method": (recipe.owner, *recipe.methods),
             "data set": (recipe.dataset,),
             "model": (recipe.model,),
@@ -83,6 +90,8 @@ def select(
         if glob is None:
             continue
         has = {name for name, words in offered.items() if any(fnmatchcase(word, glob) for word in words[key])}
+        if not has and key == "name":
+            raise UsageError(_no_match(glob, list(offered)))
         if not has:
             known = {word for words in offered.values() for word in words[key] if word}
             raise UsageError(unknown(key, glob, known, label="There are recipes for"))
@@ -154,7 +163,8 @@ def _files(register: Register) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def _read(name: str, path: Path) -> Recipe:
+def describe(name: str, path: Path) -> Recipe:
+    """Read one recipe's file."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         notes = {key: values.pop(key) for key in RECIPE_NOTES if key in values}
@@ -168,6 +178,17 @@ def _read(name: str, path: Path) -> Recipe:
         return Recipe(name, path, problem=one_line(f"cannot be read: {error}"))
     methods = tuple(method.name for method in config.methods)
     return Recipe(name, path, title, config.data.dataset, config.model.name, methods, published, source)
+
+
+def _no_match(glob: str, names: Sequence[str]) -> str:
+    bare = glob.strip("*?")
+    if around := sum(bare in name for name in names) if bare else 0:
+        return f"no recipe matches `{glob}`. `*{bare}*` matches {around}."
+    near = difflib.get_close_matches(bare, names, n=3)
+    hint = (
+        f"Did you mean {', '.join(f'`{name}`' for name in near)}?" if near else "See them all: `augury recipes list`."
+    )
+    return f"no recipe matches `{glob}`. {hint}"
 
 
 def _described(notes: Mapping[str, Any]) -> tuple[str, str, float | str | None]:
