@@ -298,7 +298,7 @@ def test_run_reaches_nothing_but_what_is_told() -> None:
     assert public == {
         *("step", "total_steps", "progress", "epoch", "epochs", "num_classes", "network", "classifier", "device"),
         *("ranks", "generator", "random", "folder", "log", "log_figure", "log_images", "loader"),
-            *("train_network", "keep"),
+        *("train_network", "keep"),
     }
     run = augury.Run(RunState(augury.Spec(3), 0, torch.device("cpu"), augury.Ranks()), "mine")
     with pytest.raises(augury.UsageError, match="mine: needs `total_steps`"):

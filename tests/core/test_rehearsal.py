@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.core.small_runs import small
 
+import augury
+from augury.choice import Chosen
 from augury.config import RunConfig
 from augury.data.source import ArraySource
 from augury.data.view import DataSet
 from augury.errors import UsageError
-from augury.training import rehearsal, trainer
+from augury.training import built, rehearsal, trainer
 from augury.training.plan import make_plan
 from augury.training.rehearsal import Rehearsal, preview, rehearse
 
@@ -41,7 +44,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     monkeypatch.setattr(rehearsal, "_on_noise", on_noise)
     # Workers that draw noise would be timed with the steps.
-    monkeypatch.setattr(trainer, "StreamFeed", lambda *_: pytest.fail("workers were started"))
+    monkeypatch.setattr(built, "StreamFeed", lambda *_: pytest.fail("workers were started"))
     monkeypatch.setattr(DataSet, "pixels", guarded_pixels)
     monkeypatch.setattr(ArraySource, "read", guarded_read)
     return tmp_path
@@ -112,13 +115,13 @@ def test_a_rehearsal_refuses_what_a_run_refuses() -> None:
 
 def test_a_preview_shows_what_a_run_draws_of_its_first_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    picture = trainer.Trainer.picture
+    picture = built.Built.picture
 
     def spying(self: Any, batch: Any, *more: Any) -> Any:
         seen.append([part.clone() for part in (batch.images, batch.labels, batch.weights, batch.smoothing)])
         return picture(self, batch, *more)
 
-    monkeypatch.setattr(trainer.Trainer, "picture", spying)
+    monkeypatch.setattr(built.Built, "picture", spying)
     config = small("resmooth", "dcutmix", train={"label_smoothing": 0.1}, optim={"epochs": 1})
     figures = preview(config, columns=4)
     assert list(figures) == ["batch", "resmooth/losses", "resmooth/extremes"]
@@ -128,3 +131,43 @@ def test_a_preview_shows_what_a_run_draws_of_its_first_batch(tmp_path: Path, mon
     assert len(seen) == 2
     for shown, drawn in zip(*seen, strict=True):
         assert shown.equal(drawn)
+
+
+class Sometimes(augury.Method):
+    """Leaves nothing of the first batches."""
+
+    class Options(augury.Options):
+        empty: int
+
+    def __init__(self, options: Any, spec: augury.Spec) -> None:
+        super().__init__(options, spec)
+        self.seen = 0
+
+    @augury.hookimpl
+    def augment_batch(self, batch: augury.Batch) -> None:
+        self.seen += 1
+        batch.take(torch.arange(0 if self.seen <= self.options.empty else 5))
+
+
+@pytest.mark.parametrize("empty", [0, 3])
+def test_a_preview_shows_the_first_batch_with_images(empty: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_to_plans(monkeypatch, Chosen("sometimes", Sometimes, Sometimes.Options(empty=empty)))
+    assert list(preview(small())) == ["batch"]
+
+
+def test_a_preview_of_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_to_plans(monkeypatch, Chosen("sometimes", Sometimes, Sometimes.Options(empty=99)))
+    with pytest.raises(UsageError, match="preview: the methods leave no image of any batch"):
+        preview(small())
+
+
+def add_to_plans(monkeypatch: pytest.MonkeyPatch, chosen: Chosen) -> None:
+    """Let previews plan with a method that is in no register."""
+    plan = rehearsal.make_plan
+
+    def with_it(*arguments: Any) -> Any:
+        planned = plan(*arguments)
+        planned.chosen.append(chosen)
+        return planned
+
+    monkeypatch.setattr(rehearsal, "make_plan", with_it)

@@ -12,9 +12,11 @@ import pytest
 import torch
 from tests.core.small_runs import StopsAfter, assert_same_run, interrupted, rows_of, small
 from torch import Tensor
+from torch import distributed as dist
+from torch import multiprocessing as mp
 
 import augury
-from augury.choice import check, choose
+from augury.choice import Chosen, check, choose
 from augury.distributed import Ranks
 from augury.errors import UsageError
 from augury.experiment import compare
@@ -98,6 +100,36 @@ def test_nothing_is_kept_without_a_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_progress_of_other_facts_is_not_gone_on_with(tmp_path: Path) -> None:
+    kept_in(tmp_path).save_progress("m/thing", {"k": 3}, 7, {"x": torch.ones(2)})
+    found = kept_in(tmp_path).progress("m/thing", {"k": 3})
+    assert found is not None
+    assert found["x"].tolist() == [1, 1]
+    assert kept_in(tmp_path).progress("m/thing", {"k": 4}) is None
+    assert kept_in(tmp_path, facts={"settings": {"seed": 9}}).progress("m/thing", {"k": 3}) is None
+    kept_in(tmp_path).recall_or("m/thing", Making(), {"k": 3})
+    assert kept_in(tmp_path).progress("m/thing", {"k": 3}) is None, "it is done"
+
+
+def make_or_find(rank: int, folder: Path, made: bool) -> None:
+    """Both processes find it, or both make it; the first one writes."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    make = Making()
+    # One process cannot see what is there, as on a machine of its own.
+    own = folder / ("run" if made or rank == 0 else "elsewhere")
+    Kept(FACTS, Ranks(), own).recall_or("m/thing", make, {})
+    (folder / f"asked-{rank}").write_text(str(make.times))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_processes_make_it_together_or_not_at_all(everywhere: bool, tmp_path: Path) -> None:
+    kept_in(tmp_path / "run").recall_or("m/thing", Making(), {})
+    mp.spawn(make_or_find, args=(tmp_path, everywhere), nprocs=2)
+    assert [(tmp_path / f"asked-{rank}").read_text() for rank in range(2)] == ["0" if everywhere else "1"] * 2
+
+
 # In runs.
 
 
@@ -130,7 +162,7 @@ def test_a_stage_that_was_interrupted_halfway_goes_on(tmp_path: Path, stopped_af
     assert steps.by_what == {STAGE: STAGE_STEPS - stopped_after, "training": STAGE_STEPS}
     train(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "resumed")
-    assert not (tmp_path / "resumed" / "stages" / "resmooth" / "network").exists(), "its checkpoints are done with"
+    assert not (tmp_path / "resumed" / "stages" / "resmooth" / "network-base").exists(), "its checkpoints are done with"
 
 
 def test_a_run_killed_after_its_stage_does_not_repeat_it(tmp_path: Path) -> None:
@@ -139,6 +171,33 @@ def test_a_run_killed_after_its_stage_does_not_repeat_it(tmp_path: Path) -> None
     steps = Steps()
     resume(tmp_path / "run", reporter=steps)
     assert steps.by_what == {"training": STAGE_STEPS - 2}
+
+
+class Both(augury.Method):
+    """Trains a network on each pipeline."""
+
+    @augury.hookimpl
+    def pre_train_stage(self, run: augury.Run) -> None:
+        for pipeline in ("base", "augmented"):
+            network = run.train_network(pipeline)
+            self.register_buffer(pipeline, network.fc.weight.detach().clone())
+
+
+def test_networks_of_both_pipelines_are_kept_apart(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        plan = make_plan(small())
+        plan.chosen.append(Chosen("both", Both, Both.Options()))
+        steps = Steps()
+        trainer = Trainer(plan, reporter=steps, others=[tmp_path / "0"])
+        trainer.run(tmp_path / str(len(found)))
+        both = trainer.methods["both"]
+        found.append((both.base, both.augmented, steps.by_what.get("both: pre-train stage", 0)))
+    (base, augmented, trained), again = found
+    assert (trained, again[2]) == (2 * STAGE_STEPS, 0)
+    assert torch.equal(base, again[0])
+    assert torch.equal(augmented, again[1])
+    assert not torch.equal(base, augmented)
 
 
 def test_runs_of_a_comparison_share_their_stages(tmp_path: Path) -> None:

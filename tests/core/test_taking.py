@@ -74,6 +74,63 @@ def test_an_empty_part_of_a_step_leaves_the_others() -> None:
     assert trainer.methods.run.step == 8
 
 
+class TakingInTurn(augury.Method):
+    """Keeps so many images of each part of a step."""
+
+    class Options(augury.Options):
+        kept: tuple[int, ...]
+
+    def __init__(self, options: Any, spec: augury.Spec) -> None:
+        super().__init__(options, spec)
+        self.parts: list[augury.Batch] = []
+
+    @augury.hookimpl
+    def augment_batch(self, batch: augury.Batch) -> None:
+        batch.take(torch.arange(self.options.kept[len(self.parts) % len(self.options.kept)]))
+        self.parts.append(batch)
+
+
+@pytest.mark.parametrize("kept", [(3, 0, 2, 0, 0), (0, 0, 0, 0, 4), (5, 5, 5, 5, 5)])
+def test_gradients_are_the_mean_over_the_parts_with_images(kept: tuple[int, ...]) -> None:
+    trainer = trainer_of(1, parts=5)
+    chosen = Chosen("taking", TakingInTurn, TakingInTurn.Options(kept=kept))
+    methods = Composition([chosen], trainer.plan.spec, seed=3, host=trainer)
+    trainer.methods = trainer.loop.methods = trainer.loop.step_module.methods = methods
+    network, checked = Plain(), []
+    optimise = trainer.loop._optimise
+
+    def checking() -> None:
+        network.load_state_dict(trainer.network.state_dict())
+        parts = [part for part in methods["taking"].parts[-5:] if len(part)]
+        losses = [torch.nn.functional.cross_entropy(network(p.images), p.labels[:, 0]) for p in parts]
+        wanted = torch.autograd.grad(sum(losses) / len(losses), list(network.parameters()))
+        for parameter, gradient in zip(trainer.network.parameters(), wanted, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+        checked.append(len(parts))
+        optimise()
+
+    trainer.loop._optimise = checking
+    trainer.loop.run(lambda row: None)
+    assert checked == [sum(k > 0 for k in kept)] * 8
+
+
+def test_gradients_that_no_last_part_summed_are_averaged_over_processes() -> None:
+    trainer = trainer_of(5)
+
+    class Two:
+        size = 2
+
+        def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor + 1
+
+    trainer.loop.methods.run.ranks = Two()
+    for summed, wanted in ((True, 6.0), (False, 8.0)):
+        for parameter in trainer.network.parameters():
+            parameter.grad = torch.full_like(parameter, 3.0)
+        trainer.loop._rescale(2.0, summed=summed)
+        assert all((p.grad == wanted).all() for p in trainer.network.parameters())
+
+
 def test_nothing_left_in_a_whole_epoch_is_told() -> None:
     with pytest.raises(augury.AuguryError, match=r"the methods left no image of any batch of this epoch.*batch_size"):
         trainer_of(0).loop.run(lambda row: None)

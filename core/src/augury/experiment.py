@@ -199,4 +199,7 @@ def _write(comparison: Comparison, results: Mapping[str, Sequence[Result]]) -> N
     }
     chosen_on = "validation" if last[0].chosen_on == "val" else "test"
     curves_picture(curves, f"{chosen_on} top-1 / %").savefig(folder / "curves.png", dpi=120)
-    shutil.copyfile(Path(last[0].folder) / "figures" / "batch.png", folder / "batch.png")
+    drawn = Path(last[0].folder) / "figures" / "batch.png"
+    # A training of which every batch so far was left empty has drawn none.
+    if drawn.exists():
+        shutil.copyfile(drawn, folder / "batch.png")

@@ -203,6 +203,9 @@ class Run:
             name: of what is made; a file name.
             make: makes tensors by name, the same in all processes.
             given: what decides them beside the run's settings, options of this method say, as JSON has it.
+
+        Returns:
+            the tensors, on the CPU where the run keeps them.
         """
         keep = getattr(self._state.host, "keep", None)
         return make() if keep is None else keep(f"{self._method}/{name}", make, given or {})

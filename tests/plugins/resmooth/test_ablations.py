@@ -266,6 +266,21 @@ def test_fair_comparison_takes_equally_many_of_each_part(part: str) -> None:
     assert len(parts.get(part, set())) == len(chosen[0]) or any(a != b for a, b in itertools.pairwise(chosen))
 
 
+@pytest.mark.parametrize(
+    ("options", "smoothing"),
+    [({"loss": "smooth", "smooth_aug": 0.3}, 0.3), ({"loss": "distill"}, 0.0), ({"weighting": "uniform"}, None)],
+)
+def test_fair_comparison_judges_whatever_the_loss(options: dict[str, Any], smoothing: float | None) -> None:
+    network = trained()
+    methods = composed(network=network, fair_comparison="ood", prob=0.0, **options)
+    batch = make_batch(methods, [AUGMENTED] * 60)
+    q = id_probabilities(network, batch)
+    methods.augment_batch(batch)
+    assert 0 < len(batch) < 60
+    assert all(q[i] < 0.5 for i in batch.indices.tolist())
+    assert smoothing is None or batch.smoothing[:, 0].tolist() == pytest.approx([smoothing] * len(batch))
+
+
 def test_fair_comparison_takes_256_at_most() -> None:
     methods = composed(fair_comparison="id", prob=0.0)
     batch = make_batch(methods, [AUGMENTED] * 2000)
@@ -281,6 +296,18 @@ def test_a_batch_without_one_part_is_skipped_and_counted() -> None:
         assert (len(batch) == 0) == (seed == 1)
         methods.step()
     assert methods.post_epoch({"epoch": 2})["resmooth/skipped"] == pytest.approx(1 / 3)
+
+
+def test_a_fair_comparison_asks_for_augmented_rows_alone() -> None:
+    assert composed(fair_comparison="id").shares == {"base": 0.0, "augmented": 1.0}
+
+
+def test_a_single_image_is_not_trained_on() -> None:
+    for rows in range(2, 40):
+        methods = composed(fair_comparison="mix")
+        batch = make_batch(methods, [AUGMENTED] * rows, seed=rows)
+        methods.augment_batch(batch)
+        assert len(batch) != 1
 
 
 def test_views_of_an_image_stay_together_in_a_fair_comparison() -> None:
@@ -355,6 +382,12 @@ def test_rows_that_were_mixed_have_no_accuracy() -> None:
         ({"loss": "smooth", "pretrained": "run"}, "option `pretrained` must be left out here: these options need no"),
         ({"weighting": "uniform", "frozen": Network()}, "option `frozen` must be left out here"),
         ({"pretrained": "run", "frozen": Network()}, "option `frozen` must be left out where `pretrained` names"),
+        ({"loss": "smooth", "variant": "official"}, "option `variant` must be left out with loss=smooth"),
+        ({"fair_comparison": "id", "prob": 0.5}, "option `fair_comparison` must be left out with a `prob`"),
+        (
+            {"loss": "distill", "frozen": Network(), "mixture": MIXTURE},
+            "option `mixture` must be left out here: these options tell no image from another",
+        ),
         ({"pretrained": "run"}, 'option `pretrained` needs augury\'s own loop. Pass ("resmooth", {"frozen": model})'),
     ],
 )

@@ -14,7 +14,7 @@ from tests.core.small_runs import interrupted, rows_of, small
 import augury
 from augury.training.plan import make_plan
 from augury.training.trainer import Trainer, resume, train
-from augury_resmooth.functional import LOSS_BINS, fit_mixture, histogram
+from augury_resmooth.functional import LOSS_BINS, Mixture, fit_mixture, histogram
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,11 @@ def test_a_network_that_tells_nothing_apart_is_told(base_run: Path, tmp_path: Pa
 def test_losses_that_are_one_heap_make_a_useless_mixture(losses: torch.Tensor) -> None:
     mixture = fit_mixture(losses.double(), seed=0)
     assert mixture.useless(len(losses)) is not None
+
+
+def test_a_mixture_of_one_component_twice_is_useless() -> None:
+    assert "the same" in str(Mixture((0.5, 0.5), (-1.0, -1.0 + 1e-9), (1.0, 2.0)).useless(100))
+    assert Mixture((0.5, 0.5), (-1.0, -0.5), (1.0, 2.0)).useless(100) is None
 
 
 def test_losses_of_two_heaps_make_a_useful_one() -> None:

@@ -52,7 +52,7 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
         UsageError: timm has no such model, or cannot build it for these images, or its weights cannot be had.
     """
     arguments: dict[str, Any] = {"in_chans": image_size[0], **config.kwargs}
-    if _default_cfg(config.name).get("fixed_input_size"):
+    if _fixed(config.name):
         arguments.setdefault("img_size", image_size[1:])
     if config.checkpoint is not None:
         arguments["pretrained_cfg_overlay"] = trained.overlay(config.checkpoint, _default_cfg(config.name))
@@ -72,6 +72,15 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
         ) from None
     freeze_stages(network, config)
     return network
+
+
+def fixed_size(config: ModelConfig) -> bool:
+    """Whether a network takes images of the size alone that it was built for."""
+    return _fixed(config.name) and not config.kwargs.get("dynamic_img_size")
+
+
+def _fixed(name: str) -> bool:
+    return bool(_default_cfg(name).get("fixed_input_size"))
 
 
 def untrained(config: ModelConfig) -> ModelConfig:

@@ -17,8 +17,7 @@ from augury.backbones.shaking import ShakeShake
 
 class TwoPaths(nn.Module):
     """The shortcut where the width changes: half of the channels from every `stride`-th pixel, half from the pixel to
-    the lower right of each. (The paper's program takes the one to the upper left, zero at the border; ISDA's,
-    this one.)"""
+    the lower right of each. (The paper's program takes the one to the upper left; later ones take this one.)"""
 
     def __init__(self, width: int, out: int, stride: int) -> None:
         super().__init__()
@@ -117,6 +116,6 @@ def shakeshake26_2x96d_cifar(pretrained: bool = False, **kwargs: Any) -> ShakeSh
 
 @register_model
 def shakeshake26_2x112d_cifar(pretrained: bool = False, **kwargs: Any) -> ShakeShakeCifar:
-    """Shake-Shake 26 2x112d for 32x32 images: 35.6 M parameters (ISDA's table says 36.4 M: its program counts shortcuts
-    that it makes and never uses)."""
+    """Shake-Shake 26 2x112d for 32x32 images: 35.6 M parameters (tables that say 36.4 M count shortcuts that are made
+    and never used)."""
     return _create("shakeshake26_2x112d_cifar", pretrained, **{"width": 112, **kwargs})

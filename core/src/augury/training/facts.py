@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ DATA = "data.json"
 def data_facts(plan: Plan) -> dict[str, Any]:
     """The images of a run: the classes by label, the size of each split, how they enter the network."""
     data, form = plan.data, plan.data.format
+    test = form.test or form
     splits = {name: getattr(data.splits, name) for name in ("train", "val", "test")}
     return {
         "dataset": plan.config.data.dataset,
@@ -28,6 +30,8 @@ def data_facts(plan: Plan) -> dict[str, Any]:
         "channels": form.channels,
         "image_size": form.side,
         "kept_size": form.kept,
+        "test_size": test.side,
+        "test_kept_size": test.kept,
         "interpolation": form.interpolation,
         "mean": form.mean,
         "std": form.std,
@@ -39,7 +43,7 @@ def stage_facts(plan: Plan) -> dict[str, Any]:
     """What decides what a method's pre-train stage makes, beside the method: everything but the methods, and where
     numbers go."""
     settings = plan.config.model_dump(mode="json", exclude={"methods": True, "train": {"trackers"}})
-    return {"settings": settings, "data": data_facts(plan)}
+    return {"settings": settings, "data": data_facts(plan), "versions": versions()}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def begun(folder: Path) -> Begun:
     """
     try:
         said = json.loads((folder / DATA).read_text(encoding="utf-8"))
-        form = ImageFormat(
+        train = ImageFormat(
             channels=said["channels"],
             side=said["image_size"],
             kept=said["kept_size"],
@@ -75,6 +79,10 @@ def begun(folder: Path) -> Begun:
             mean=tuple(said["mean"]),
             std=tuple(said["std"]),
         )
+        # Runs of before there was another size for testing do not say theirs.
+        side, kept = said.get("test_size", train.side), said.get("test_kept_size", train.kept)
+        test = dataclasses.replace(train, side=side, kept=kept)
+        form = train if test == train else dataclasses.replace(train, test=test)
         return Begun(said["classes"], said["images"], str(said["loader"]), form)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder / DATA}: cannot be read: {error}. Start the run anew.") from None
@@ -108,6 +116,7 @@ def weights_metadata(plan: Plan) -> dict[str, str]:
         "model_args": json.dumps(plan.config.model.kwargs),
         "classes": json.dumps(plan.data.classes),
         "input_size": json.dumps(form.size),
+        "test_input_size": json.dumps((form.test or form).size),
         "crop_pct": json.dumps(form.side / form.kept),
         "interpolation": form.interpolation,
         "mean": json.dumps(form.mean),

@@ -24,7 +24,12 @@ class Kept:
     """The files `stages/<method>/<name>.safetensors` of a run, each with a digest of all that decides what is in it."""
 
     def __init__(
-        self, facts: Mapping[str, Any], ranks: Ranks, folder: Path | None, others: Sequence[Path] = ()
+        self,
+        facts: Mapping[str, Any],
+        ranks: Ranks,
+        folder: Path | None,
+        others: Sequence[Path] = (),
+        device: torch.device | str = "cpu",
     ) -> None:
         """Keep in the run's `folder`; None keeps nothing.
 
@@ -33,9 +38,10 @@ class Kept:
             ranks: the processes of the run; the first one writes.
             folder: the run's.
             others: folders of runs whose stages may have made the same.
+            device: where processes gather numbers.
         """
         self._facts, self._ranks = dict(facts), ranks
-        self._folder, self._others = folder, list(others)
+        self._folder, self._others, self._device = folder, list(others), device
 
     def recall_or(
         self, key: str, make: Callable[[], Mapping[str, Tensor]], given: Mapping[str, Any]
@@ -49,33 +55,36 @@ class Kept:
             given: what decides them beside the run's settings, as JSON has it.
 
         Returns:
-            tensors; on the CPU where they were read.
+            tensors on the CPU, whether they were made or found.
         """
         if self._folder is None:
-            return dict(make())
+            return _on_cpu(make())
         digest = self._digest(key, given)
         own = self._path(self._folder, key)
         found = next((t for place in self._places(key) if (t := _read(place, digest)) is not None), None)
         # Either all processes make it or none does.
-        everywhere = self._ranks.gather_rows(torch.tensor([found is not None]))
-        tensors = dict(make()) if found is None or not everywhere.all() else found
+        everywhere = self._ranks.gather_rows(torch.tensor([found is not None], device=self._device))
+        tensors = _on_cpu(make()) if found is None or not everywhere.all() else found
         if self._ranks.rank == 0 and _read(own, digest) is None:
             own.parent.mkdir(parents=True, exist_ok=True)
             save_weights(own, tensors, {"digest": digest})
         self._forget_progress(key)
         return tensors
 
-    def progress(self, key: str) -> dict[str, Any] | None:
-        """How far the making of `key` was when this run was interrupted."""
+    def progress(self, key: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
+        """How far the making of `key` was when this run was interrupted, for the same facts."""
         folder = self._progress_folder(key)
-        return load_checkpoint(folder) if folder is not None and checkpoints(folder) else None
+        if folder is None or not checkpoints(folder):
+            return None
+        found = load_checkpoint(folder) or {}
+        return found["state"] if found.get("digest") == self._digest(key, given) else None
 
-    def save_progress(self, key: str, step: int, state: dict[str, Any]) -> None:
+    def save_progress(self, key: str, given: Mapping[str, Any], step: int, state: dict[str, Any]) -> None:
         """Keep how far the making of `key` is."""
         folder = self._progress_folder(key)
         if folder is not None and self._ranks.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(folder, step, state)
+            save_checkpoint(folder, step, {"digest": self._digest(key, given), "state": state})
 
     def _forget_progress(self, key: str) -> None:
         folder = self._progress_folder(key)
@@ -96,6 +105,10 @@ class Kept:
     def _digest(self, key: str, given: Mapping[str, Any]) -> str:
         text = json.dumps([key, self._facts, dict(given)], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 def _read(path: Path, digest: str) -> dict[str, Tensor] | None:

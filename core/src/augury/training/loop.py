@@ -133,7 +133,7 @@ class Loop:
         self.step_module.train()
         keep_statistics(self.network)
         started = time.perf_counter() - tally.seconds
-        parts, trained = self.config.optim.accumulation, False
+        parts, trained = self.config.optim.accumulation, 0
         batches = self.loader.epoch(position.epoch, start=position.step)
         for number, batch in enumerate(batches, 1):
             self.labels.prepare(batch)
@@ -146,15 +146,17 @@ class Loop:
                     loss, logits = self.step_module(batch)
                     self._backward(loss / parts if parts > 1 else loss)
                 tally.add(loss, logits, batch)
-                trained = True
+                trained += 1
             if not whole:
                 continue
             if trained:
+                if trained < parts:
+                    self._rescale(parts / trained, summed=len(batch) > 0)
                 self._optimise()
             else:
                 self.methods.step()
                 self.schedule.step(self.methods.run.step)
-            trained = False
+            trained = 0
             position.step += 1
             self.reporter.step(self.config.optim.batch_size)
             if self.stop.asked:
@@ -173,6 +175,15 @@ class Loop:
             loss.backward()
         else:
             self.accelerator.backward(loss)
+
+    def _rescale(self, factor: float, summed: bool) -> None:
+        """Make the gradients of some parts of a step those of a whole one; `summed` over processes, as the last part's
+        backward pass does, or not yet."""
+        ranks = self.methods.run.ranks
+        for parameter in self.step_module.parameters():
+            if parameter.grad is not None:
+                whole = parameter.grad if summed else ranks.mean(parameter.grad)
+                parameter.grad = whole * factor
 
     def _augment(self, batch: Batch) -> float:
         """Let the methods change the batch; returns the seconds that showing a training's first one took."""

@@ -97,6 +97,7 @@ def make_plan(
     register: Register | None = None,
     data: DataSet | None = None,
     begun: ImageFormat | None = None,
+    fresh: bool = True,
 ) -> Plan:
     """Check a run. Nothing is decoded yet.
 
@@ -105,6 +106,7 @@ def make_plan(
         register: what method names mean; the built-in and the user's register when None.
         data: what `config` stands for, where it is open already.
         begun: how its images enter the network, where the run is to go on: what it began with may be gone.
+        fresh: whether the methods' pre-train stages are still to come.
 
     Raises:
         UsageError: all that is wrong, a line each.
@@ -127,11 +129,16 @@ def make_plan(
     ready = data
     transforms = _transforms(config, ready, problems)
     facts = _or_problem(problems, lambda: backbones.inspect_model(config.model, len(ready.classes), ready.format.size))
+    if facts is not None and ready.format.test is not None and backbones.fixed_size(config.model):
+        problems.append(
+            f"model `{config.model.name}` takes images of one size, here {ready.format.side}; data.test_size="
+            f"{ready.format.test.side} is another. Leave data.test_size out, or choose another model."
+        )
     spec = _spec(config, ready, facts)
     if facts is not None:
         views = max((c.cls.views for c in chosen), default=1)
         rows = config.optim.batch_size // config.optim.accumulation * views
-        problems += check(chosen, spec, facts.classifier, rows=rows, model=config.model.name, fresh=begun is None)
+        problems += check(chosen, spec, facts.classifier, rows=rows, model=config.model.name, fresh=fresh)
     problems += _size_problems(config, ready)
     refuse_all(problems)
     loader = _loader(config, ready)

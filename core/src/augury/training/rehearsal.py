@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from augury.batch import Batch
 from augury.config import RunConfig
 from augury.data.source import ArraySource
 from augury.data.splits import Split, Splits
+from augury.errors import UsageError
 from augury.registry import Register
+from augury.training.built import Built
 from augury.training.plan import Plan, make_plan
-from augury.training.trainer import Trainer
 from augury.training.watch import Reporter, Silent
 
 
@@ -70,7 +72,7 @@ def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
     """
     plan = make_plan(config, register)
     clock = _Clock()
-    trainer = Trainer(_on_noise(plan), reporter=clock)
+    trainer = Built(_on_noise(plan), reporter=clock)
     device = trainer.accelerator.device
     trainer.methods.pre_train_stage()
     clock.times = []
@@ -118,15 +120,26 @@ def preview(
     Raises:
         UsageError: anything that `make_plan` refuses, or an image that cannot be read.
     """
-    trainer = Trainer(make_plan(config, register), reporter=reporter)
+    trainer = Built(make_plan(config, register), reporter=reporter)
     trainer.methods.pre_train_stage()
-    batch = next(trainer.loop.loader.epoch(0))
+    batch = _first_batch(trainer)
     trainer.loop.loader.close()
     if (shown := len(batch) // batch.views) < columns and reporter is not None:
         reporter.note(f"a batch has {shown} images, so {shown} are shown. For more: --set optim.batch_size={columns}.")
-    trainer.loop.labels.prepare(batch)
-    trainer.methods.augment_batch(batch)
     return {"batch": trainer.picture(batch, columns), **trainer.figures}
+
+
+def _first_batch(trainer: Built) -> Batch:
+    """The first batch of which the methods leave something, as they leave it."""
+    for batch in trainer.loop.loader.epoch(0):
+        trainer.loop.labels.prepare(batch)
+        trainer.methods.augment_batch(batch)
+        if len(batch):
+            return batch
+    raise UsageError(
+        "preview: the methods leave no image of any batch of an epoch. Raise optim.batch_size, or leave out the option "
+        "that chooses among a batch's images."
+    )
 
 
 class _Clock(Silent):

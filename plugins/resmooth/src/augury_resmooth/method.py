@@ -24,7 +24,7 @@ from augury_resmooth.functional import (
     smoothing,
 )
 from augury_resmooth.options import ReSmoothOptions
-from augury_resmooth.stage import as_mixture, digest, measure, show
+from augury_resmooth.stage import as_mixture, digest, file_digest, measure, show
 
 BINS = 50
 """Bins of the histogram of smoothings, over [0, 1]."""
@@ -72,8 +72,8 @@ class ReSmooth(augury.Method):
 
     @classmethod
     def pipelines(cls, options: ReSmoothOptions) -> Mapping[str, float]:
-        """A share `prob` of base rows in every batch."""
-        return {"base": options.prob, "augmented": 1 - options.prob}
+        """A share `prob` of base rows in every batch; none in a fair comparison."""
+        return {"base": options.base_share, "augmented": 1 - options.base_share}
 
     @classmethod
     def check(cls, options: ReSmoothOptions, spec: augury.Spec) -> None:
@@ -104,7 +104,9 @@ class ReSmooth(augury.Method):
             return
         if options.pretrained is not None:
             path = options.pretrained
-            kept = run.keep("pretrained", lambda: _pretrained(path, self.spec).state_dict(), {"file": digest(path)})
+            kept = run.keep(
+                "pretrained", lambda: _pretrained(path, self.spec).state_dict(), {"file": file_digest(path)}
+            )
             self.frozen.module.load_state_dict(kept)
         elif options.frozen is None:
             self.frozen.copy_from(run.train_network("base"))
@@ -120,7 +122,8 @@ class ReSmooth(augury.Method):
 
         # What a network given in Python has measured is nobody else's.
         given = self.options.frozen is not None
-        kept = make() if given else run.keep("mixture", make, {"pretrained": digest(self.options.pretrained)})
+        assert self.frozen is not None
+        kept = make() if given else run.keep("mixture", make, {"network": digest(self.frozen)})
         for name, pair in zip(Mixture._fields, kept["mixture"], strict=True):
             getattr(self, name).copy_(pair)
         self.base_losses.copy_(histogram(kept["base"]))
@@ -170,6 +173,8 @@ class ReSmooth(augury.Method):
         options = self.options
         if options.loss == "distill":
             return torch.where(base, options.smooth_org, 0.0).double(), torch.ones_like(q)
+        if options.loss == "smooth":
+            q = torch.zeros_like(q)
         permutation = batch.permutation(run.generator) if options.weighting == "random" else base.long()
         q, smoothed = label_weight(q, base, options.weighting, run.generator, permutation)
         if options.variant == "official":
@@ -212,6 +217,8 @@ class ReSmooth(augury.Method):
         # The only place where ReSmooth makes the host wait: how many rows there are is the host's business.
         counts = run.ranks.gather_rows(torch.stack([inside, outside])[None])
         count = min(int(counts.min()), FAIR_LIMIT // run.ranks.size)
+        # Normalisation layers cannot train on a single image.
+        count = count if count > 1 else 0
         chosen = fair_choice(q, candidates, str(self.options.fair_comparison), count, run.generator)
         batch.take(chosen)
         if self._seen is not None:

@@ -12,6 +12,7 @@ from augury_resmooth.functional import Mixture
 
 _ONLY_FOR = {
     "weighting": ("sample_smooth",),
+    "variant": ("sample_smooth",),
     "smooth_aug": ("sample_smooth", "smooth"),
     "temperature": ("distill",),
     "lambda_": ("distill",),
@@ -59,7 +60,7 @@ class ReSmoothOptions(augury.Options):
         "paper",
         description="`official`: the label's own term keeps the factor 1 - smooth_aug for every augmented image, as in "
         "the authors' program: row weight 1 - q smooth_aug with smoothing (1 - q) smooth_aug / (1 - q smooth_aug). "
-        "The two differ with loss=sample_smooth alone",
+        "It is of loss=sample_smooth alone",
     )
     temperature: float = Field(
         5.0, gt=0, description="of both networks' softmax, with loss=distill, of the label's term too. Paper: 5"
@@ -102,6 +103,13 @@ class ReSmoothOptions(augury.Options):
             return value
         raise ValueError(f"left out with loss={loss}, where it has no say")
 
+    @field_validator("fair_comparison")
+    @classmethod
+    def _all_augmented(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("prob") not in (None, 0, cls.model_fields["prob"].default):
+            raise ValueError("left out with a `prob`, or prob=0: it trains on augmented images alone")
+        return value
+
     @field_validator("pretrained", "frozen")
     @classmethod
     def _needed(cls, value: Any, info: ValidationInfo) -> Any:
@@ -121,6 +129,9 @@ class ReSmoothOptions(augury.Options):
             return None
         if "frozen" in info.data and info.data["frozen"] is None:
             raise ValueError("given together with `frozen`, the network whose losses it was fitted to")
+        said = info.data
+        if not _judges(said.get("loss"), said.get("weighting"), said.get("fair_comparison")):
+            raise ValueError("left out here: these options tell no image from another")
         if fault := mixture.fault():
             raise ValueError(fault)
         return mixture
@@ -133,9 +144,17 @@ class ReSmoothOptions(augury.Options):
     @property
     def judges(self) -> bool:
         """Whether the frozen network and the mixture tell ID from OOD."""
-        judged = self.loss == "sample_smooth" and self.weighting != "uniform"
-        return judged or self.fair_comparison is not None
+        return _judges(self.loss, self.weighting, self.fair_comparison)
+
+    @property
+    def base_share(self) -> float:
+        """The share of base rows in a batch."""
+        return 0.0 if self.fair_comparison is not None else self.prob
+
+
+def _judges(loss: str | None, weighting: str | None, fair_comparison: str | None) -> bool:
+    return (loss == "sample_smooth" and weighting != "uniform") or fair_comparison is not None
 
 
 def _needs_network(loss: str | None, weighting: str | None, fair_comparison: str | None) -> bool:
-    return loss == "distill" or (loss == "sample_smooth" and weighting != "uniform") or fair_comparison is not None
+    return loss == "distill" or _judges(loss, weighting, fair_comparison)

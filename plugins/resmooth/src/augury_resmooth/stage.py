@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import augury
 from augury_resmooth.figures import losses_figure
@@ -38,7 +38,7 @@ def measure(log_losses: Callable[[augury.Batch], Tensor], run: augury.Run) -> di
     if strange := int((~losses.isfinite()).sum()):
         raise augury.AuguryError(
             f"resmooth: the frozen network's loss must be finite and is not on {strange} of {len(losses)} images. "
-            "If its training diverged, lower optim.lr; or pass a trained network as `frozen`."
+            "If the stage trained it, it diverged: lower optim.lr. Else give another network."
         )
     # All processes fit the same losses from the same start.
     mixture = fit_mixture(losses, run.random.getrandbits(32))
@@ -46,8 +46,8 @@ def measure(log_losses: Callable[[augury.Batch], Tensor], run: augury.Run) -> di
         low, high = (float(loss.exp()) for loss in losses.aminmax())
         raise augury.AuguryError(
             f"resmooth: {fault}, so nothing tells images in distribution from those out of it: the frozen network's "
-            f"loss is {low:.3g} to {high:.3g}. Make data.augmented stronger, train the frozen network longer, or "
-            "smooth all augmented images alike with loss=smooth."
+            f"loss is {low:.3g} to {high:.3g}. Make data.augmented stronger, take a better network, or smooth "
+            "all augmented images alike with loss=smooth."
         )
     return {**found, "mixture": torch.tensor(mixture, dtype=torch.float64)}
 
@@ -80,11 +80,21 @@ def as_mixture(numbers: Tensor) -> Mixture:
     return Mixture(tuple(weights), tuple(means), tuple(variances))
 
 
-def digest(place: str | None) -> str | None:
-    """What tells one `pretrained` from another: the content of its file."""
-    if place is None:
-        return None
+def digest(network: nn.Module) -> str:
+    """What tells one network from another: its weights and statistics."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in network.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def file_digest(place: str) -> str | None:
+    """What tells one `pretrained` from another: the content of its file; None where there is none."""
     path = Path(place).expanduser()
     path = path / "best.safetensors" if path.is_dir() else path
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError:
+        return None
