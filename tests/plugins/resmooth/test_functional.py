@@ -14,7 +14,7 @@ from torch import Tensor
 
 from augury_resmooth.functional import Mixture, balance, fit_mixture, log_losses, posterior, smoothing
 
-# The settings that METHODS.md takes from the official code.
+# The official code's settings.
 SETTINGS = {"max_iter": 10, "tol": 1e-2, "reg_covar": 5e-4}
 
 MIXTURES = [
