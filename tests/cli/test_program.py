@@ -57,6 +57,24 @@ BAD = {
     ),
     "option's type": (["--with", "dcutmix:k=many"], "dcutmix: option `k` must be a whole number, got 'many'."),
     "option's form": (["--with", "dcutmix:k"], "`k` must be option=value"),
+    "option of no method": (
+        ["--recipe", "resmooth/digits", "--set", "methods.isda.lambda_0=1"],
+        "methods.isda.lambda_0 must be methods.NAME.OPTION, NAME a method of the run, resmooth here. Example: "
+        "--set methods.resmooth.lambda_0=1.",
+    ),
+    "option without a method": (["--set", "methods.isda.lambda_0=1"], "and none is used here. Example: --with NAME"),
+    "option of a number": (
+        ["--with", "isda", "--set", "methods.0.options.lambda_0=1"],
+        "methods.0.options.lambda_0 must be methods.NAME.OPTION, NAME a method of the run, isda here.",
+    ),
+    "option's value by --set": (
+        ["--with", "isda", "--set", "methods.isda.lambda_0=-1"],
+        "isda: option `lambda_0` must be >= 0, got -1.",
+    ),
+    "option that has no say": (
+        ["--with", "resmooth:loss=distill,weighting=random"],
+        "option `weighting` must be left out with loss=distill, where it has no say, got 'random'.\n",
+    ),
     "key": (["--set", "optim.epoch=5"], "Did you mean `epochs`?"),
     "key's type": (["--set", "optim.epochs=few"], "key `optim.epochs` must be a whole number, got 'few'."),
     "key's range": (["--set", "optim.epochs=0"], "key `optim.epochs` must be >= 1, got 0."),
@@ -264,3 +282,30 @@ def test_weights_go_on_with_the_input_that_they_were_trained_on(capsys: pytest.C
 def test_a_folder_called_like_a_data_set_is_no_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert augury(capsys, "run", *QUICK, "--dataset", "digits", "-o", "digits/first")[0] == 0
     assert augury(capsys, "run", *QUICK, "--dataset", "digits", "-o", "digits/second")[0] == 0
+
+
+@pytest.mark.parametrize("method", ["resmooth", "agmax"])
+def test_a_recipe_is_run_and_one_of_its_methods_options_changed(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, value = {"resmooth": ("smooth_aug", 0.7), "agmax": ("dl_weight", 1.0)}[method]
+    changed = ["--set", "optim.epochs=2", "--set", f"methods.{method}.{option}={value}"]
+    code, out, err = augury(capsys, "run", "--recipe", f"{method}/digits", *changed, "--output", "run")
+    assert code == 0, err
+    ((name, options),) = [(m["name"], m["options"]) for m in json.loads(Path("run/config.json").read_text())["methods"]]
+    assert (name, options[option]) == (method, value)
+    assert options.get("prob", 0.2) == 0.2, "the recipe's others stay"
+    assert "test top-1" in out
+    # What trains before the training says so.
+    assert ("resmooth: pre-train stage, epoch   1" in err) == (method == "resmooth")
+    assert "\nepoch   1" in "\n" + err
+
+
+def test_a_method_named_anew_tells_what_the_recipe_loses(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--recipe", "resmooth/digits", "--with", "resmooth:loss=smooth", *QUICK, "--output", "run"]
+    code, _, err = augury(capsys, "run", *arguments)
+    assert code == 0
+    assert (
+        "--with resmooth takes the place of the recipe's, whose options (prob=0.2, smooth_aug=0.4) do not count." in err
+    )
+    assert "--set methods.resmooth.OPTION=VALUE" in err

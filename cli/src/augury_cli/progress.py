@@ -89,7 +89,9 @@ class Terminal:
         """Print the row, or keep it for the end."""
         self._last = row
         if self._epochs:
-            self._print(f"epoch {row['epoch']:>3}", row)
+            # The training itself needs no name, what comes before it does.
+            before = "" if self._what == "training" else f"{self._what}, "
+            self._print(f"{before}epoch {row['epoch']:>3}", row)
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -23,12 +23,18 @@ Dataset = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Any model timm knows, and resnet20_cifar ... resnet110_cifar."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Any model timm knows, and the papers' for small images (augury backbones '*_cifar').",
+    ),
 ]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
-        "--with", metavar="METHOD[:OPTION=VALUE,...]", help="A method, in the order of application. Repeatable."
+        "--with",
+        metavar="METHOD[:OPTION=VALUE,...]",
+        help="A method, in the order of application. Repeatable. Takes the place of all of a recipe's.",
     ),
 ]
 Pretrained = Annotated[
@@ -39,7 +45,12 @@ SkipBad = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: optim.epochs=5. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting: optim.epochs=5; or a method's option: methods.resmooth.prob=0.3. Repeatable.",
+    ),
 ]
 Trust = Annotated[
     list[str] | None,
@@ -76,6 +87,7 @@ def read_settings(
     if model is not None:
         assign(values, "model.name", model)
     if methods:
+        _tell_replaced(recipe, values.get("methods"), methods)
         values["methods"] = [{"name": name, "options": options} for name, options in map(parse_method, methods)]
     if pretrained:
         assign(values, "model.pretrained", True)
@@ -84,6 +96,22 @@ def read_settings(
     for assignment in assignments or []:
         assign_text(values, assignment)
     return read_config(values, subject=str(recipe) if recipe else "config")
+
+
+def _tell_replaced(recipe: str | None, before: Any, methods: list[str]) -> None:
+    """Say that options of a recipe's method are gone where `--with` names the method anew."""
+    from augury.config import parse_method
+
+    named = [parse_method(text)[0] for text in methods]
+    for method in before if isinstance(before, list) else []:
+        if isinstance(method, dict) and method.get("name") in named and method.get("options"):
+            told = ", ".join(f"{key}={value}" for key, value in method["options"].items())
+            name = method["name"]
+            typer.echo(
+                f"--with {name} takes the place of the recipe's, whose options ({told}) do not count. "
+                f"To change one of them: --set methods.{name}.OPTION=VALUE",
+                err=True,
+            )
 
 
 @contextmanager

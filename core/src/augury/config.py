@@ -211,13 +211,27 @@ def read_config(values: Mapping[str, Any], subject: str = "config") -> RunConfig
 
 
 def assign(values: dict[str, Any], path: str, value: Any) -> None:
-    """Put `value` at `a.b.c` into nested `values`, making the sections on the way."""
+    """Put `value` at `a.b.c` into nested `values`, making the sections on the way; `methods.NAME.OPTION` is an option
+    of a method that is in the list already."""
     *parents, last = path.split(".")
+    if parents[:1] == ["methods"]:
+        _assign_option(values.get("methods", []), path, parents[1:], last, value)
+        return
     for key in parents:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
             raise UsageError(f"{path}: `{key}` is a value, no section. Example: --set optim.epochs=5.")
     values[last] = value
+
+
+def _assign_option(methods: Any, path: str, inside: list[str], option: str, value: Any) -> None:
+    named = [m["name"] for m in methods if isinstance(m, dict) and "name" in m] if isinstance(methods, list) else []
+    if len(inside) != 1 or inside[0] not in named:
+        used = f"{' and '.join(named)} here" if named else "and none is used here"
+        example = f"--set methods.{named[0]}.{option}={value}" if named else "--with NAME:OPTION=VALUE"
+        raise UsageError(f"{path} must be methods.NAME.OPTION, NAME a method of the run, {used}. Example: {example}.")
+    method = next(m for m in methods if m["name"] == inside[0])
+    method["options"] = {**method.get("options", {}), option: value}
 
 
 def assign_text(values: dict[str, Any], assignment: str) -> None:

@@ -17,6 +17,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+LEFT_OUT = "must be left out"
+"""What a line says where no value would do: then none is proposed."""
+
+
 def explain(error: ValidationError, model: type[BaseModel], subject: str, noun: str, example: str) -> list[str]:
     """One line for each thing wrong.
 
@@ -30,7 +34,7 @@ def explain(error: ValidationError, model: type[BaseModel], subject: str, noun: 
     for e in error.errors():
         line = _line(dict(e), model, subject, noun)
         default = _default_at(model, e["loc"])
-        if default is not None:
+        if default is not None and LEFT_OUT not in line:
             line += f" Set it with {_shell(example, '.'.join(map(str, e['loc'])), default)}."
         lines.append(line)
     return lines

@@ -187,7 +187,8 @@ def test_the_images_shown_are_the_most_and_the_least_in_distribution(monkeypatch
     order = sorted(asked, reverse=True)
     for image, odds in zip(images, order[:8] + order[-8:], strict=True):
         assert torch.equal(image, asked[odds])
-    assert captions[-1].endswith(f"P(ID) {100 / (1 + math.exp(-order[-1])):.3g} %")
+    probability = 100 / (1 + math.exp(-order[-1]))
+    assert captions[-1].endswith(f"P(ID) {probability:.1f} %" if probability >= 0.1 else "P(ID) < 0.1 %")
 
 
 def test_histograms_count_everything_once() -> None:

@@ -29,7 +29,7 @@ def losses_figure(base: Tensor, augmented: Tensor, mixture: Mixture) -> Figure:
     for name, weight, mean, variance in zip(("ID", "OOD"), *mixture, strict=True):
         shape = weight * np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
         ax.plot(x, shape, label=f"{name}: share {weight:.2f}, mean {mean:.2f}, std {variance**0.5:.2f}")
-    ax.set(xlabel="log(loss of the frozen network)", ylabel="density", xlim=(low, high))
+    ax.set(xlabel="log(loss of the frozen network)", ylabel="density, one on top of the other", xlim=(low, high))
     ax.legend(fontsize=8)
     return figure
 

@@ -68,10 +68,14 @@ def show(kept: Mapping[str, Tensor], run: augury.Run, classes: tuple[str, ...] |
         captions += batch.labels[:, 0].tolist()
     if images:
         names = [classes[label] if classes else f"class {label}" for label in captions]
-        told = [
-            f"{name}\nP(ID) {100 * p:.3g} %" for name, p in zip(names, odds[chosen].sigmoid().tolist(), strict=True)
-        ]
+        told = [f"{name}\nP(ID) {_percent(p)}" for name, p in zip(names, odds[chosen].sigmoid().tolist(), strict=True)]
         run.log_images("extremes", torch.cat(images), told)
+
+
+def _percent(probability: float) -> str:
+    if probability < 0.001 or 0.999 < probability < 1:
+        return "< 0.1 %" if probability < 0.5 else "> 99.9 %"
+    return f"{100 * probability:.1f} %"
 
 
 def as_mixture(numbers: Tensor) -> Mixture:
