@@ -14,6 +14,15 @@ import torch
 from PIL import ImageFilter, ImageOps
 from scipy import ndimage
 from sklearn.datasets import load_digits, load_sample_image
+from tests.core.words import (
+    apply,
+    assert_keeps_shape_and_input,
+    assert_own_uniforms_alone,
+    assert_reads_nothing_back,
+    frame,
+    noise,
+    word,
+)
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -23,29 +32,13 @@ from augury.data.pipeline import Pipeline, parse
 from augury.data.source import ArraySource
 from augury.data.splits import Split, Splits
 from augury.data.stream import StreamFeed
-from augury.data.transforms import Frame, Transform, Uniforms
+from augury.data.transforms import Frame, Uniforms
 from augury.data.view import DataSet, ImageFormat
 from augury.distributed import Ranks
 from augury.errors import UsageError
 
 WORDS = ["rotate90", "vertical_flip", "blur", "sobel", "jigsaw"]
 CPU = torch.device("cpu")
-
-
-def frame(images: Tensor) -> Frame:
-    return Frame((images.shape[-2], images.shape[-1]), (0.5,) * images.shape[1])
-
-
-def word(text: str, images: Tensor) -> Transform:
-    return parse([text], "data.base", frame(images))[0]
-
-
-def apply(text: str, images: Tensor, drawn: Tensor) -> Tensor:
-    return word(text, images)(images, Uniforms(drawn, drawn), frame(images))
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
 @cache
@@ -193,32 +186,19 @@ def test_odd_images_that_are_cropped_later_keep_their_last_row() -> None:
 
 @pytest.mark.parametrize("text", WORDS)
 def test_a_row_depends_on_its_own_uniforms_alone(text: str) -> None:
-    images = noise(30, 3, 12, 12)
-    drawn = torch.rand(30, word(text, images).draws)
-    found, order = apply(text, images, drawn), torch.randperm(30)
-    assert torch.equal(apply(text, images[order], drawn[order]), found[order])
-    for i in range(0, 30, 7):
-        assert torch.equal(apply(text, images[i : i + 1], drawn[i : i + 1])[0], found[i])
+    assert_own_uniforms_alone(text, noise(30, 3, 12, 12))
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 2), (1, 2, 2), (1, 8, 8), (3, 34, 34)], ids=str)
 @pytest.mark.parametrize("text", WORDS)
 def test_images_keep_shape_and_type_and_are_not_written_to(text: str, shape: tuple[int, int, int]) -> None:
     images = noise(12, *shape)
-    before, chosen = images.clone(), word(text, images)
-    for n in (12, 1, 0):
-        found = apply(text, images[:n], torch.rand(n, chosen.draws))
-        assert (found.shape, found.dtype) == ((n, *shape), torch.uint8)
-    assert torch.equal(images, before), "the images are used for other views, too"
+    assert_keeps_shape_and_input(text, images)
 
 
 @pytest.mark.parametrize("text", WORDS)
 def test_nothing_is_read_back_from_the_device(text: str) -> None:
-    # A meta tensor has no values: reading one, or a shape that depends on one, raises.
-    images = torch.empty(6, 3, 8, 8, dtype=torch.uint8, device="meta")
-    chosen = word(text, images)
-    drawn = torch.rand(6, chosen.draws)
-    assert chosen(images, Uniforms(drawn, drawn.to("meta")), frame(images)).shape == images.shape
+    assert_reads_nothing_back(text)
 
 
 @pytest.mark.parametrize("text", WORDS)

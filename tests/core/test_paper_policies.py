@@ -14,6 +14,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_image
+from tests.core.words import (
+    apply,
+    assert_keeps_shape_and_input,
+    assert_own_uniforms_alone,
+    assert_reads_nothing_back,
+    frame,
+    noise,
+    word,
+)
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -23,7 +32,7 @@ from augury.data.pipeline import Pipeline, parse
 from augury.data.source import ArraySource
 from augury.data.splits import Split, Splits
 from augury.data.stream import StreamFeed
-from augury.data.transforms import Frame, Transform, Uniforms
+from augury.data.transforms import Frame
 from augury.data.view import DataSet, ImageFormat
 from augury.distributed import Ranks
 from augury.errors import UsageError
@@ -59,22 +68,6 @@ RANDOM: list[tuple[str, Op, float, float, bool]] = [
     ("sharpness", lambda image, v: ImageEnhance.Sharpness(image).enhance(v), 0.1, 1.9, False),
 ]
 SEVERE = [(name, op, 0, {"shear": 2, "translate": 1}[name[:-2]], True) for name, op, *_ in RANDOM[1:5]]
-
-
-def frame(images: Tensor) -> Frame:
-    return Frame((images.shape[-2], images.shape[-1]), (0.5,) * images.shape[1])
-
-
-def word(text: str, images: Tensor) -> Transform:
-    return parse([text], "data.base", frame(images))[0]
-
-
-def apply(text: str, images: Tensor, drawn: Tensor) -> Tensor:
-    return word(text, images)(images, Uniforms(drawn, drawn), frame(images))
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
 @cache
@@ -267,11 +260,9 @@ def test_the_least_and_the_largest_uniforms(text: str, ends: float) -> None:
 @pytest.mark.parametrize("text", WORDS)
 def test_a_row_depends_on_its_own_uniforms_alone_and_on_all_of_them(text: str) -> None:
     images = noise(200, 3, 9, 12)
+    assert_own_uniforms_alone(text, images)
     drawn = torch.rand(200, word(text, images).draws)
-    found, order = apply(text, images, drawn), torch.randperm(200)
-    assert torch.equal(apply(text, images[order], drawn[order]), found[order])
-    for i in range(0, 200, 31):
-        assert torch.equal(apply(text, images[i : i + 1], drawn[i : i + 1])[0], found[i])
+    found = apply(text, images, drawn)
     for column in range(drawn.shape[1]):
         other = drawn.clone()
         other[:, column] = torch.rand(200)
@@ -282,21 +273,13 @@ def test_a_row_depends_on_its_own_uniforms_alone_and_on_all_of_them(text: str) -
 @pytest.mark.parametrize("text", [text for text in WORDS if "lighting" not in text])
 def test_images_keep_shape_and_type_and_are_not_written_to(text: str, shape: tuple[int, int, int]) -> None:
     images = noise(20, *shape)
-    before, chosen = images.clone(), word(text, images)
-    for n in (20, 1, 0):
-        found = apply(text, images[:n], torch.rand(n, chosen.draws))
-        assert (found.shape, found.dtype) == ((n, *shape), torch.uint8)
-    assert torch.equal(images, before), "the images are used for other views, too"
-    assert not chosen.last
+    assert_keeps_shape_and_input(text, images)
+    assert not word(text, images).last
 
 
 @pytest.mark.parametrize("text", WORDS)
 def test_nothing_is_read_back_from_the_device(text: str) -> None:
-    # A meta tensor has no values: reading one, or a shape that depends on one, raises.
-    images = torch.empty(40, 3, 8, 8, dtype=torch.uint8, device="meta")
-    chosen = word(text, images)
-    drawn = torch.rand(40, chosen.draws)
-    assert chosen(images, Uniforms(drawn, drawn.to("meta")), frame(images)).shape == images.shape
+    assert_reads_nothing_back(text)
 
 
 @pytest.mark.parametrize("text", WORDS)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.core.words import apply, assert_keeps_shape_and_input, assert_own_uniforms_alone, frame, word
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from augury.data.pipeline import parse
-from augury.data.transforms import Frame, Transform, Uniforms
+from augury.data.transforms import Frame
 from augury.errors import UsageError
 
 WORDS = [
@@ -32,18 +33,6 @@ WORDS = [
 ]
 Outcomes = dict[bytes, float]
 """What an image can become, and with which probability."""
-
-
-def frame(images: Tensor) -> Frame:
-    return Frame((images.shape[-2], images.shape[-1]), (0.5,) * images.shape[1])
-
-
-def word(text: str, images: Tensor) -> Transform:
-    return parse([text], "data.base", frame(images))[0]
-
-
-def apply(text: str, images: Tensor, drawn: Tensor) -> Tensor:
-    return word(text, images)(images, Uniforms(drawn, drawn), frame(images))
 
 
 def noise(*shape: int) -> Tensor:
@@ -194,25 +183,15 @@ def test_jitter_draws_a_factor_for_each_image() -> None:
 
 @pytest.mark.parametrize("text", WORDS)
 def test_a_row_depends_on_its_own_uniforms_alone(text: str) -> None:
-    images = noise(48, 3, 9, 12)
-    drawn = torch.rand(48, word(text, images).draws)
-    found = apply(text, images, drawn)
-    order = torch.randperm(48)
-    assert torch.equal(apply(text, images[order], drawn[order]), found[order])
-    for i in range(0, 48, 5):
-        assert torch.equal(apply(text, images[i : i + 1], drawn[i : i + 1])[0], found[i])
+    assert_own_uniforms_alone(text, noise(48, 3, 9, 12))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (1, 2, 3), (3, 33, 20), (1, 8, 8)], ids=str)
 @pytest.mark.parametrize("text", WORDS)
 def test_images_keep_shape_and_type_and_are_not_written_to(text: str, shape: tuple[int, int, int]) -> None:
     images = noise(20, *shape)
-    before, chosen = images.clone(), word(text, images)
-    for n in (20, 1, 0):
-        found = apply(text, images[:n], torch.rand(n, chosen.draws))
-        assert (found.shape, found.dtype) == ((n, *shape), torch.uint8)
-    assert torch.equal(images, before), "the images are used for other views, too"
-    assert not chosen.last
+    assert_keeps_shape_and_input(text, images)
+    assert not word(text, images).last
 
 
 @pytest.mark.parametrize("text", WORDS)

@@ -80,7 +80,7 @@ def test_each_makes_a_plan(name: str) -> None:
     assert seen == (on_imagenet if PUBLISHED[name].dataset == "imagenet" else (32, 32, 32))
 
 
-def takes_steps(name: str) -> None:
+def assert_takes_steps(name: str) -> None:
     """Build all, with its stages, and take two steps of two images."""
     recipe = PUBLISHED[name]
     changes: dict[str, Any] = {"optim__batch_size": 2, "device": "cpu", "train__trackers": []}
@@ -98,14 +98,14 @@ def takes_steps(name: str) -> None:
 @pytest.mark.usefixtures("_stand_ins")
 @pytest.mark.parametrize("name", STEPPED)
 def test_one_of_each_method_takes_steps(name: str) -> None:
-    takes_steps(name)
+    assert_takes_steps(name)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_stand_ins")
 @pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - set(STEPPED)))
 def test_all_take_steps(name: str) -> None:
-    takes_steps(name)
+    assert_takes_steps(name)
 
 
 def test_no_recipe_waits_for_a_network() -> None:

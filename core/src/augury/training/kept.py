@@ -61,15 +61,19 @@ class Kept:
             return _on_cpu(make())
         digest = self._digest(key, given)
         own = self._path(self._folder, key)
-        found = next((t for place in self._places(key) if (t := _read(place, digest)) is not None), None)
+        found, place = None, None
+        for place in self._places(key):
+            if (found := _read(place, digest)) is not None:
+                break
         # Either all processes make it or none does.
         everywhere = self._ranks.gather_rows(torch.tensor([found is not None], device=self._device))
-        tensors = _on_cpu(make()) if found is None or not everywhere.all() else found
-        if self._ranks.rank == 0 and _read(own, digest) is None:
+        if found is None or not everywhere.all():
+            found, place = _on_cpu(make()), None
+        if self._ranks.rank == 0 and place != own:
             own.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(own, tensors, {"digest": digest})
+            save_weights(own, found, {"digest": digest})
         self._forget_progress(key)
-        return tensors
+        return found
 
     def progress(self, key: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
         """How far the making of `key` was when this run was interrupted, for the same facts."""

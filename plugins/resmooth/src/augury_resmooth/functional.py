@@ -136,7 +136,7 @@ def log_odds(losses: Tensor, mixture: Mixture) -> Tensor:
 
 
 def label_weight(
-    posterior: Tensor, base: Tensor, weighting: str, generator: torch.Generator, permutation: Tensor
+    posterior: Tensor, base: Tensor, weighting: str, generator: torch.Generator, permutation: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The q that smooths each row by (1 - q) smooth_aug, and which rows it smooths at all.
 
@@ -148,7 +148,7 @@ def label_weight(
         base: M bool, the rows of pipeline `base`.
         weighting: `regular`, `reverse`, `random` or `uniform`.
         generator: what `uniform` draws from.
-        permutation: M int64, the rows whose P(ID) `random` takes.
+        permutation: M int64, the rows whose P(ID) `random` takes; only that needs it.
 
     Returns:
         q, M float64, and M bool.
@@ -160,6 +160,7 @@ def label_weight(
     if weighting == "reverse":
         return 1 - known, everyone
     if weighting == "random":
+        assert permutation is not None
         return known[permutation], everyone
     drawn = torch.rand(len(base), dtype=torch.float64, generator=generator, device=base.device)
     return drawn, everyone

@@ -24,7 +24,7 @@ from augury_resmooth.functional import (
     smoothing,
 )
 from augury_resmooth.options import ReSmoothOptions
-from augury_resmooth.stage import as_mixture, digest, file_digest, measure, show
+from augury_resmooth.stage import as_mixture, digest, measure, show
 
 BINS = 50
 """Bins of the histogram of smoothings, over [0, 1]."""
@@ -103,11 +103,7 @@ class ReSmooth(augury.Method):
         if self.frozen is None:
             return
         if options.pretrained is not None:
-            path = options.pretrained
-            kept = run.keep(
-                "pretrained", lambda: _pretrained(path, self.spec).state_dict(), {"file": file_digest(path)}
-            )
-            self.frozen.module.load_state_dict(kept)
+            self.frozen.copy_from(_pretrained(options.pretrained, self.spec))
         elif options.frozen is None:
             self.frozen.copy_from(run.train_network("base"))
         # Normalisation layers gather statistics of their own in each process: the first one's are taken.
@@ -155,7 +151,7 @@ class ReSmooth(augury.Method):
         q = (
             self._posterior(batch, base, run)
             if options.judges
-            else torch.zeros(len(batch), device=batch.device).double()
+            else torch.zeros(len(batch), dtype=torch.float64, device=batch.device)
         )
         epsilon, row_weights = self._smoothing(q, base, batch, run)
         # Labels that were smoothed before keep that: smoothing by a and then by b is smoothing by a + (1 - a) b.
@@ -175,7 +171,7 @@ class ReSmooth(augury.Method):
             return torch.where(base, options.smooth_org, 0.0).double(), torch.ones_like(q)
         if options.loss == "smooth":
             q = torch.zeros_like(q)
-        permutation = batch.permutation(run.generator) if options.weighting == "random" else base.long()
+        permutation = batch.permutation(run.generator) if options.weighting == "random" else None
         q, smoothed = label_weight(q, base, options.weighting, run.generator, permutation)
         if options.variant == "official":
             epsilon, weights = official_smoothing(q, smoothed, options.smooth_org, options.smooth_aug)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ def show(kept: Mapping[str, Tensor], run: augury.Run, classes: tuple[str, ...] |
 
 
 def _percent(probability: float) -> str:
-    if probability < 0.001 or 0.999 < probability < 1:
+    if not 0.001 <= probability <= 0.999:
         return "< 0.1 %" if probability < 0.5 else "> 99.9 %"
     return f"{100 * probability:.1f} %"
 
@@ -91,14 +90,3 @@ def digest(network: nn.Module) -> str:
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def file_digest(place: str) -> str | None:
-    """What tells one `pretrained` from another: the content of its file; None where there is none."""
-    path = Path(place).expanduser()
-    path = path / "best.safetensors" if path.is_dir() else path
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()
-    except OSError:
-        return None
