@@ -214,11 +214,11 @@ def test_without_trackers_a_run_writes_no_folder_of_theirs(tmp_path: Path) -> No
         "checkpoints",
         "config.json",
         "data.json",
+        "environment.json",
         "figures",
         "last.safetensors",
         "metrics.jsonl",
         "result.json",
-        "versions.json",
     ]
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     assert torch.load(newest, weights_only=True)["loop"]["epoch"] == 1

@@ -116,7 +116,7 @@ def test_a_run_that_goes_on_keeps_its_test_size(tmp_path: Path, monkeypatch: pyt
     settings = config(tmp_path)
     before = train(settings, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
-    assert resume(tmp_path / "run").last_test_top1 == before.last_test_top1
+    assert resume(tmp_path / "run").last["test"] == before.last["test"]
     # A folder of before there was this setting.
     said = json.loads((tmp_path / "run" / "data.json").read_text())
     old = {key: value for key, value in said.items() if not key.startswith("test_")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ import augury
 from augury import backbones
 from augury.training.plan import make_plan
 from augury.training.recorder import read_rows
-from augury.training.result import Result
+from augury.training.result import read_result
 from augury.training.trainer import Trainer, train
 
 ALL = ("resmooth", "dcutmix", "isda", "agmax")
@@ -204,8 +203,8 @@ def test_the_average_is_timms_formula_is_measured_beside_the_network_and_exporte
     assert {"val_top1", "val_loss", "val_ema_top1", "val_ema_loss"} <= rows[0].keys()
     assert rows[-1]["val_loss"] != rows[-1]["val_ema_loss"]
     assert result.weights == "ema"
-    assert result.last_val_top1 == rows[-1]["val_ema_top1"]
-    assert result.best_val_top1 == max(row["val_ema_top1"] for row in rows)
+    assert result.last["val"].top1 == rows[-1]["val_ema_top1"]
+    assert result.best["val"].top1 == max(row["val_ema_top1"] for row in rows)
     assert _metadata(tmp_path / "run" / "last.safetensors")["weights"] == "ema"
 
 
@@ -245,9 +244,9 @@ def test_the_papers_protocol_trains_on_all_images_and_reports_on_the_test_split(
     assert {"test_top1", "test_loss"} <= rows[0].keys()
     assert not [key for key in rows[0] if key.startswith("val")]
     assert result.chosen_on == "test"
-    assert result.best_val_top1 is None
-    assert result.last_val_top1 is None
-    assert result.last_test_top1 == rows[-1]["test_top1"]
+    assert "val" not in result.best
+    assert "val" not in result.last
+    assert result.last["test"].top1 == rows[-1]["test_top1"]
 
 
 def test_trainings_of_different_precision_follow_each_other_in_one_process() -> None:
@@ -302,9 +301,9 @@ def test_a_run_leaves_rows_weights_and_pictures(tmp_path: Path) -> None:
     assert rows[0]["train_top1"] is None, "no batch was unmixed, so there is nothing to measure it on"
     assert rows[0]["train_top1_share"] == 0
     assert result.weights == "raw"
-    assert result.last_val_top1 == rows[-1]["val_top1"]
-    assert result.best_val_top1 == max(row["val_top1"] for row in rows)
-    assert Result(**json.loads((folder / "result.json").read_text())) == result
+    assert result.last["val"].top1 == rows[-1]["val_top1"]
+    assert result.best["val"].top1 == max(row["val_top1"] for row in rows)
+    assert read_result(folder) == result
     assert {p.name for p in (folder / "figures").rglob("*.png")} == {"batch.png"}
     exported = load_file(folder / "last.safetensors")
     network = timm.create_model(
@@ -317,7 +316,7 @@ def test_a_run_leaves_rows_weights_and_pictures(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = network.eval()((data.pixels(data.splits.test).float() / 255 - mean) / std)
     top1 = 100 * (logits.argmax(1) == data.splits.test.labels).double().mean()
-    assert result.last_test_top1 == pytest.approx(float(top1), abs=0.2)
+    assert result.last["test"].top1 == pytest.approx(float(top1), abs=0.2)
 
 
 def test_training_accuracy_is_that_of_the_unmixed_rows() -> None:

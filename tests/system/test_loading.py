@@ -46,5 +46,4 @@ def test_fashion_mnist_in_two_epochs(tmp_path: Path) -> None:
     data = {"dataset": f"fashion_mnist:{FASHION_MNIST}"}
     optim = {"epochs": 2, "batch_size": 128, "lr": 0.1}
     result, _ = run(tmp_path / "run", data=data, optim=optim)
-    assert result.last_test_top1 is not None
-    assert result.last_test_top1 > 88
+    assert result.last["test"].top1 > 88

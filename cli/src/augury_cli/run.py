@@ -19,6 +19,7 @@ from augury_cli.settings import (
     Recipe,
     Set,
     SkipBad,
+    Subset,
     Trust,
     open_register,
     read_settings,
@@ -41,6 +42,7 @@ def run(
     ] = Path("run"),
     pretrained: Pretrained = False,
     skip_bad: SkipBad = False,
+    subset: Subset = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build all, take two steps on noise, and print the plan and its cost.")
     ] = False,
@@ -51,7 +53,9 @@ def run(
 
     augury run --dataset digits --with isda:lambda_0=0.25 --with dcutmix --set optim.epochs=5 --output runs/first
     """
-    config = read_settings(recipe, dataset, model, methods, set_, pretrained=pretrained, skip_bad=skip_bad)
+    config = read_settings(
+        recipe, dataset, model, methods, set_, pretrained=pretrained, skip_bad=skip_bad, subset=subset
+    )
     register = open_register([m.name for m in config.methods], trust)
     if dry_run:
         from augury.training.rehearsal import rehearse
@@ -133,19 +137,17 @@ def _summary(result: Result, as_json: bool) -> None:
         return
     of_average = " (of the averaged weights)" if result.weights == "ema" else ""
     best, last = f"best   epoch {result.best_epoch:>3}", f"last   epoch {result.epochs:>3}"
-    for title, val, test in (
-        (best, result.best_val_top1, result.best_test_top1),
-        (last, result.last_val_top1, result.last_test_top1),
-    ):
-        typer.echo(
-            title
-            + (f"   val top-1 {val:.2f} %" if val is not None else "")
-            + (f"   test top-1 {test:.2f} %" if test is not None else "")
-            + of_average
-        )
+    for title, measured in ((best, result.best), (last, result.last)):
+        told = [f"{split} top-1 {found.top1:.2f} %" for split, found in measured.items()]
+        typer.echo("   ".join([title, *told]) + of_average)
     if result.chosen_on == "test":
         typer.echo("protocol paper: the best epoch is the best on the test split, so it flatters")
-    typer.echo(f"{result.seconds:.1f} s, {result.images_per_second:,.0f} images/s in training")
+    costs = result.costs
+    peak = "" if costs.peak_bytes is None else f", at most {costs.peak_bytes / 2**30:.2f} GiB of memory"
+    typer.echo(
+        f"{costs.seconds:.1f} s, {costs.images_per_second:,.0f} images/s in training, "
+        f"{costs.forward_passes:,} forward passes{peak}"
+    )
     typer.echo(
         f"weights {result.folder}/best.safetensors, metrics {result.folder}/metrics.jsonl, "
         f"pictures {result.folder}/figures"
@@ -177,7 +179,8 @@ def _print_rehearsal(found: Rehearsal, as_json: bool) -> None:
         "images": f"{splits}; {found.classes} classes; {channels} x {height} x {width}; loader {found.loader}",
         **{name: " ".join(words) or "nothing" for name, words in found.pipelines.items()},
         "steps": f"{found.epochs} epochs of {found.steps_per_epoch} steps of {found.batch_size} images",
-        "device": f"{found.device}, {found.precision}, at most {found.peak_bytes / 2**30:.2f} GiB of memory",
+        "device": f"{found.device}, {found.precision}"
+        + ("" if found.peak_bytes is None else f", at most {found.peak_bytes / 2**30:.2f} GiB of memory"),
         "time": f"{found.step_seconds:.3f} s a step, {_duration(found.epoch_seconds)} an epoch, {_duration(total)} "
         "in all, without reading images, evaluation and pre-train stages",
     }

@@ -18,7 +18,7 @@ from augury.choice import Chosen, MethodLike, check, choose
 from augury.criterion import Criterion
 from augury.distributed import Ranks
 from augury.errors import AuguryError, MethodError, refuse_all
-from augury.method import Method, Spec, hook_implementations
+from augury.method import Frozen, Method, Spec, hook_implementations
 from augury.randomness import derive
 from augury.registry import Register
 from augury.run import Host, Run, RunState
@@ -104,6 +104,11 @@ class Composition(nn.Module):
     def __getitem__(self, name: str) -> Method:
         """The method of that name."""
         return self.methods[name]  # type: ignore[return-value]
+
+    @property
+    def frozen_passes(self) -> int:
+        """Rows that went through networks that methods froze, in this process."""
+        return sum(part.passes for part in self.modules() if isinstance(part, Frozen))
 
     def _members(self) -> Iterator[tuple[str, Method]]:
         return iter(self.methods.items())  # type: ignore[arg-type]

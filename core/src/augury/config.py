@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from augury.errors import UsageError
+from augury.files import write_text
 from augury.validation import Strict, explain
 
 RECIPE_NOTES = ("title", "source", "published")
@@ -89,6 +90,9 @@ class DataConfig(Strict):
         description="seed of the splits; its own, so that runs with different seeds share their splits",
     )
     images_per_class: int | None = Field(None, ge=1, description="train on so many images of each class only")
+    subset: str | None = Field(
+        None, description="train on the images that this file names only (`augury uncertainty --keep` writes one)"
+    )
     base: PipelineWords | None = Field(
         None, description="transforms of pipeline `base`; the data set's usual ones when unset"
     )
@@ -270,7 +274,7 @@ def parse_composition(text: str) -> list[tuple[str, dict[str, Any]]]:
     return [parse_method(part) for part in text.split("+")]
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, kind: str = "recipe") -> dict[str, Any]:
     """The settings in a TOML recipe, or in a run folder's config.json: the sections of a run's settings; what only
     describes the recipe is left out."""
     try:
@@ -279,15 +283,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
     except FileNotFoundError:
-        raise UsageError(f"recipe {path}: no such file. Give the path of a TOML file.") from None
+        raise UsageError(f"{kind} {path}: no such file. Give the path of a TOML file.") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"recipe {path}: cannot be read: {error}.") from None
+        raise UsageError(f"{kind} {path}: cannot be read: {error}.") from None
     return {key: value for key, value in values.items() if key not in RECIPE_NOTES}
 
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write every setting, defaults included, as JSON."""
-    path.write_text(json.dumps(config.model_dump(), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(config.model_dump(), indent=2) + "\n")
 
 
 def load_config(path: Path) -> RunConfig:

@@ -108,6 +108,8 @@ class Frozen(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(module)
+        self.passes = 0
+        """Rows that went through it: what it costs."""
         for part in self.module.modules():
             for name, parameter in list(part._parameters.items()):
                 del part._parameters[name]
@@ -124,6 +126,7 @@ class Frozen(nn.Module):
         self.module.load_state_dict(network.state_dict())
 
     def forward(self, images: Tensor) -> Tensor:
+        self.passes += len(images)
         return self.module(images)
 
 

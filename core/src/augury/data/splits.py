@@ -11,6 +11,7 @@ from torch import Tensor
 
 from augury.config import DataConfig
 from augury.data.source import Collection, Source
+from augury.data.subset import subset_of
 from augury.errors import UsageError
 
 
@@ -75,6 +76,8 @@ def split(collection: Collection, config: DataConfig) -> Splits:
             )
     elif val is None:
         train, val = _hold_out(train, collection.classes, config.val_fraction, config, "val_fraction")
+    if config.subset is not None:
+        train = train.take(subset_of(train.source, train.rows, collection.classes, config))
     if config.images_per_class is not None:
         train = train.take(_first_of_each(train.labels, config.images_per_class))
     _refuse_missing(train.labels, collection.classes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,12 @@ class Built:
         self.stop = StopRequest()
         self.figures: dict[str, Any] = {}
         """What methods showed while there was no run folder."""
+        self.notes: list[str] = []
+        """What the user may not expect."""
         self._others = others
-        for note in plan.notes:
-            self.reporter.note(note)
+        self._alone = 0
+        for line in plan.notes:
+            self.note(line)
         self.accelerator = make_accelerator(self.config)
         self.ranks = Ranks()
         device, seed = self.accelerator.device, self.config.seed
@@ -79,6 +84,25 @@ class Built:
         )
         self.loop = self._loop(self.accelerator, self.network, self.methods, seed)
         self.loop.on_augmented = self._draw_batch
+
+    def note(self, line: str) -> None:
+        """Tell the reporter, and keep it for the result."""
+        self.notes.append(line)
+        self.reporter.note(line)
+
+    @property
+    def passes(self) -> int:
+        """Rows that went through a network to train so far, whoever's, in all processes."""
+        return self.loop.passes + self.side_passes
+
+    @property
+    def side_passes(self) -> int:
+        """Those of other networks than the one in training: frozen ones', and pre-train stages'."""
+        return self._made_passes + self._kept.passes
+
+    @property
+    def _made_passes(self) -> int:
+        return self._alone + self.methods.frozen_passes * self.ranks.size
 
     def _feed(self, device: torch.device) -> Feed:
         if self.plan.loader == "stream":
@@ -111,7 +135,7 @@ class Built:
         """What a pre-train stage makes, as `Run.keep` says."""
         return self._kept.recall_or(key, make, given)
 
-    @property
+    @cached_property
     def _kept(self) -> Kept:
         device = self.accelerator.device
         facts = stage_facts(self.plan) | {
@@ -119,7 +143,7 @@ class Built:
             "precision": self.accelerator.mixed_precision,
             "processes": self.ranks.size,
         }
-        return Kept(facts, self.ranks, self.folder, self._others, device)
+        return Kept(facts, self.ranks, self.folder, self._others, device, lambda: self._made_passes)
 
     def train_network(self, pipeline: str, key: str) -> nn.Module:
         """Train a fresh network without methods, as `Run.train_network` says; its last epoch is returned, its draws
@@ -139,7 +163,7 @@ class Built:
         return made[0].eval()
 
     def _train_alone(self, pipeline: str, key: str) -> nn.Module:
-        seed = derive(self.config.seed, key)
+        seed, started = derive(self.config.seed, key), time.perf_counter()
         torch.manual_seed(seed)
         # An accelerator of its own, since one keeps all that it prepared.
         accelerator = make_accelerator(self.config)
@@ -147,14 +171,17 @@ class Built:
         alone = Composition([], self.plan.spec, seed=seed, device=accelerator.device, ranks=self.ranks)
         alone.shares = {name: float(name == pipeline) for name in alone.shares}
         loop = self._loop(accelerator, network, alone, seed)
-        kept = self._kept
+        kept, before = self._kept, self._kept.seconds
         if (state := kept.progress(key, {})) is not None:
             loop.restore(state)
+            kept.passes += loop.passes
+        found, spent = loop.passes, kept.seconds - before
         loop.run(
             lambda row: None,
-            lambda: kept.save_progress(key, {}, alone.run.step, loop.state()),
+            lambda: kept.save_progress(key, {}, alone.run.step, loop.state(), spent + time.perf_counter() - started),
             what=f"{key.partition('/')[0]}: pre-train stage",
         )
+        self._alone += loop.passes - found
         return loop.result
 
     def log_images(self, name: str, images: Tensor, captions: Sequence[str], step: int) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from augury.errors import UsageError
+from augury.files import replacing
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -22,7 +23,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     are kept."""
     (folder / FOLDER).mkdir(exist_ok=True)
     path = folder / FOLDER / f"step-{step:09d}.pt"
-    with _replacing(path) as partial, partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
@@ -54,22 +55,5 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a network's weights as safetensors, which `timm.create_model(..., checkpoint_path=path)` loads."""
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial, metadata)
-
-
-class _replacing:
-    """A path to write to that takes the place of `path` when the block ends well."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.partial = path.with_name(path.name + ".partial")
-
-    def __enter__(self) -> Path:
-        return self.partial
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink(missing_ok=True)

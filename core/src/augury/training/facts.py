@@ -6,12 +6,17 @@ import dataclasses
 import json
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from augury.data.subset import digest_of
 from augury.data.view import ImageFormat
+from augury.discovery import GROUP
 from augury.errors import UsageError
+from augury.training.costs import hardware
 from augury.training.plan import Plan
 
 DATA = "data.json"
@@ -22,8 +27,10 @@ def data_facts(plan: Plan) -> dict[str, Any]:
     data, form = plan.data, plan.data.format
     test = form.test or form
     splits = {name: getattr(data.splits, name) for name in ("train", "val", "test")}
+    chosen = {} if plan.config.data.subset is None else {"subset": digest_of(data.splits.train.rows)}
     return {
         "dataset": plan.config.data.dataset,
+        **chosen,
         "classes": data.classes,
         "images": {name: len(split) for name, split in splits.items() if split is not None},
         "loader": plan.loader,
@@ -42,7 +49,8 @@ def data_facts(plan: Plan) -> dict[str, Any]:
 def stage_facts(plan: Plan) -> dict[str, Any]:
     """What decides what a method's pre-train stage makes, beside the method: everything but the methods, and where
     numbers go."""
-    settings = plan.config.model_dump(mode="json", exclude={"methods": True, "train": {"trackers"}})
+    # Which images a subset names is what counts, not where it lies: the data's facts tell.
+    settings = plan.config.model_dump(mode="json", exclude={"methods": True, "train": {"trackers"}, "data": {"subset"}})
     return {"settings": settings, "data": data_facts(plan), "versions": versions()}
 
 
@@ -122,6 +130,17 @@ def weights_metadata(plan: Plan) -> dict[str, str]:
         "mean": json.dumps(form.mean),
         "std": json.dumps(form.std),
         "weights": "raw" if plan.config.train.ema is None else "ema",
+    }
+
+
+def environment(plan: Plan, device: torch.device) -> dict[str, Any]:
+    """With what a run is made: versions, the packages of its methods, the machine."""
+    named = {chosen.name for chosen in plan.chosen}
+    packages = {e.name: e.dist for e in entry_points(group=GROUP) if e.name in named}
+    return {
+        "versions": versions(),
+        "methods": {name: f"{dist.name} {dist.version}" for name, dist in packages.items() if dist is not None},
+        "hardware": hardware(device),
     }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,12 @@ FOLDER = "stages"
 
 
 class Kept:
-    """The files `stages/<method>/<name>.safetensors` of a run, each with a digest of all that decides what is in it."""
+    """The files `stages/<method>/<name>.safetensors` of a run, each with a digest of all that decides what is in it,
+    and with what it cost.
+
+    Attributes:
+        seconds, passes: what others, and earlier sittings, spent on what was found.
+    """
 
     def __init__(
         self,
@@ -30,6 +36,7 @@ class Kept:
         folder: Path | None,
         others: Sequence[Path] = (),
         device: torch.device | str = "cpu",
+        count: Callable[[], int] = lambda: 0,
     ) -> None:
         """Keep in the run's `folder`; None keeps nothing.
 
@@ -39,7 +46,10 @@ class Kept:
             folder: the run's.
             others: folders of runs whose stages may have made the same.
             device: where processes gather numbers.
+            count: forward passes that this run has made so far.
         """
+        self.seconds, self.passes = 0.0, 0
+        self._count = count
         self._facts, self._ranks = dict(facts), ranks
         self._folder, self._others, self._device = folder, list(others), device
 
@@ -62,16 +72,26 @@ class Kept:
         digest = self._digest(key, given)
         own = self._path(self._folder, key)
         found, place = None, None
+        cost: dict[str, str] = {}
         for place in self._places(key):
-            if (found := _read(place, digest)) is not None:
+            found, cost = _read(place, digest)
+            if found is not None:
                 break
         # Either all processes make it or none does.
         everywhere = self._ranks.gather_rows(torch.tensor([found is not None], device=self._device))
         if found is None or not everywhere.all():
+            # What making it finds of an earlier sitting is part of what it cost.
+            seconds, passes = self.seconds, self.passes
+            begun, counted = time.perf_counter(), self._count()
             found, place = _on_cpu(make()), None
+            seconds = self.seconds - seconds + time.perf_counter() - begun
+            cost = {"seconds": str(seconds), "passes": str(self.passes - passes + self._count() - counted)}
+        else:
+            self.seconds += float(cost.get("seconds", 0))
+            self.passes += int(cost.get("passes", 0))
         if self._ranks.rank == 0 and place != own:
             own.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(own, found, {"digest": digest})
+            save_weights(own, found, {**cost, "digest": digest})
         self._forget_progress(key)
         return found
 
@@ -81,14 +101,19 @@ class Kept:
         if folder is None or not checkpoints(folder):
             return None
         found = load_checkpoint(folder) or {}
-        return found["state"] if found.get("digest") == self._digest(key, given) else None
+        if found.get("digest") != self._digest(key, given):
+            return None
+        self.seconds += found["seconds"]
+        return found["state"]
 
-    def save_progress(self, key: str, given: Mapping[str, Any], step: int, state: dict[str, Any]) -> None:
-        """Keep how far the making of `key` is."""
+    def save_progress(
+        self, key: str, given: Mapping[str, Any], step: int, state: dict[str, Any], seconds: float = 0.0
+    ) -> None:
+        """Keep how far the making of `key` is, and the time spent on it."""
         folder = self._progress_folder(key)
         if folder is not None and self._ranks.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(folder, step, {"digest": self._digest(key, given), "state": state})
+            save_checkpoint(folder, step, {"digest": self._digest(key, given), "state": state, "seconds": seconds})
 
     def _forget_progress(self, key: str) -> None:
         folder = self._progress_folder(key)
@@ -115,12 +140,13 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
-def _read(path: Path, digest: str) -> dict[str, Tensor] | None:
-    """The tensors of a file of that digest, None for any other file and for none."""
+def _read(path: Path, digest: str) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
+    """The tensors of a file of that digest and what they cost; None for any other file and for none."""
     try:
         with safe_open(str(path), "pt") as file:
-            if (file.metadata() or {}).get("digest") != digest:
-                return None
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            said = file.metadata() or {}
+            if said.pop("digest", None) != digest:
+                return None, {}
+            return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118  (no mapping)
     except (OSError, SafetensorError):
-        return None
+        return None, {}

@@ -35,11 +35,13 @@ def _rate(group: dict[str, Any]) -> float:
 
 @dataclass
 class Position:
-    """How far a training is: epochs done, steps of the current one done, and what was summed over those."""
+    """How far a training is: epochs done, steps of the current one done, what was summed over those, and rows that went
+    through the network in all epochs before."""
 
     tally: Tally
     epoch: int = 0
     step: int = 0
+    passes: int = 0
 
 
 @dataclass
@@ -90,6 +92,11 @@ class Loop:
         """The network that the training is for: the moving average where one is kept."""
         return self.network if self.average is None else self.average.module
 
+    @property
+    def passes(self) -> int:
+        """Rows that went through the network so far, in all processes."""
+        return self.position.passes + self.position.tally.rows * self.methods.run.ranks.size
+
     def run(
         self,
         end_epoch: Callable[[dict[str, Any]], float | None],
@@ -119,6 +126,7 @@ class Loop:
                     "lr": _rate(self.optimizer.param_groups[0]),
                 }
                 row |= self.position.tally.row(self.methods.run.ranks)
+                self.position.passes = self.passes
                 self.position.tally = Tally.empty(self.accelerator.device)
                 self.schedule.epoch(self.position.epoch, end_epoch(row))
                 if save is not None:
@@ -218,6 +226,7 @@ class Loop:
             "scaler": None if scaler is None else scaler.state_dict(),
             "epoch": self.position.epoch,
             "step": self.position.step,
+            "passes": self.position.passes,
             "tally": vars(self.position.tally),
             "scalars": {"sums": scalars.sums, "counts": scalars.counts},
             "torch_rng": torch.get_rng_state(),
@@ -239,7 +248,7 @@ class Loop:
             self.on_augmented = None  # it was shown when the training began
         tally = Tally(**state["tally"])
         tally.loss, tally.correct = tally.loss.to(device), tally.correct.to(device)
-        self.position = Position(tally, state["epoch"], state["step"])
+        self.position = Position(tally, state["epoch"], state["step"], state["passes"])
         scalars = self.methods.run.scalars
         scalars.sums = {name: value.to(device) for name, value in state["scalars"]["sums"].items()}
         scalars.counts = dict(state["scalars"]["counts"])

@@ -76,6 +76,8 @@ def lasting(config: RunConfig) -> RunConfig:
         UsageError: there is no such data set.
     """
     data = config.data.model_copy(update={"dataset": lasting_name(config.data.dataset)})
+    if data.subset is not None:
+        data = data.model_copy(update={"subset": str(Path(data.subset).expanduser().resolve())})
     model = config.model
     if model.checkpoint is not None:
         model = model.model_copy(update={"checkpoint": str(Path(model.checkpoint).expanduser().resolve())})

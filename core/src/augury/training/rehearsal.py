@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from augury.data.splits import Split, Splits
 from augury.errors import UsageError
 from augury.registry import Register
 from augury.training.built import Built
+from augury.training.costs import peak_bytes
 from augury.training.plan import Plan, make_plan
 from augury.training.watch import Reporter, Silent
 
@@ -38,7 +38,7 @@ class Rehearsal:
         epochs, steps_per_epoch, batch_size: the length.
         step_seconds: time of the second step.
         epoch_seconds: of an epoch's steps at that rate, without evaluation, and without reading images.
-        peak_bytes: largest memory: of the device on a GPU, else of this process.
+        peak_bytes: largest memory: of the device on a GPU, else of this process; None where that cannot be known.
         notes: what may not be expected.
     """
 
@@ -59,7 +59,7 @@ class Rehearsal:
     batch_size: int
     step_seconds: float
     epoch_seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
     notes: tuple[str, ...]
 
 
@@ -100,7 +100,7 @@ def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
         batch_size=config.optim.batch_size,
         step_seconds=step,
         epoch_seconds=step * steps,
-        peak_bytes=_peak_bytes(device),
+        peak_bytes=peak_bytes(device),
         notes=plan.notes,
     )
 
@@ -142,6 +142,14 @@ def _first_batch(trainer: Built) -> Batch:
     )
 
 
+def passes_on_noise(plan: Plan, epochs: int) -> int:
+    """Rows that go through a network to train in so many epochs of two batches of noise, pre-train stages included."""
+    trainer = Built(_on_noise(plan, epochs))
+    trainer.methods.pre_train_stage()
+    trainer.loop.run(lambda row: None)
+    return trainer.passes
+
+
 class _Clock(Silent):
     """Notes when each step was done."""
 
@@ -154,8 +162,8 @@ class _Clock(Silent):
         self.times.append(time.perf_counter())
 
 
-def _on_noise(plan: Plan) -> Plan:
-    """The plan with two batches of noise for its images, one epoch, and nothing that only a longer run has."""
+def _on_noise(plan: Plan, epochs: int = 1) -> Plan:
+    """The plan with two batches of noise for its images, few epochs, and nothing that only a longer run has."""
     data, form, config = plan.data, plan.data.format, plan.config
     rows = 2 * config.optim.batch_size
     draw = np.random.default_rng(0)
@@ -165,17 +173,8 @@ def _on_noise(plan: Plan) -> Plan:
     splits = Splits(split, split.take(torch.arange(min(rows, 8))), None)
     # Weights of classes that so few images may not show would be infinite.
     train = config.train.model_copy(update={"class_weights": None, "trackers": []})
-    optim = config.optim.model_copy(update={"epochs": 1})
+    optim = config.optim.model_copy(update={"epochs": epochs})
     schedule = config.schedule.model_copy(update={"name": "constant", "warmup_epochs": 0})
     short = config.model_copy(update={"optim": optim, "schedule": schedule, "train": train})
     noise = dataclasses.replace(data, splits=splits, _decoded={})
     return dataclasses.replace(plan, config=short, data=noise, loader="memory")
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # Unix alone has it
-
-    # Linux counts kilobytes, macOS bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -15,20 +15,25 @@ from safetensors.torch import load_file
 from torch import nn
 
 from augury.config import RunConfig, load_config, save_config
+from augury.data.subset import keep_subset, own_subset
 from augury.data.view import DataSet
 from augury.errors import AuguryError, UsageError
-from augury.evaluation import evaluate
+from augury.files import write_text
+from augury.measures import Measures, logits_of, measure, top1_and_loss
+from augury.method import hook_implementations
 from augury.randomness import derive
 from augury.registry import Register
 from augury.training.built import Built
 from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_weights
-from augury.training.facts import DATA, begun, check_same_data, data_facts, versions, weights_metadata
+from augury.training.costs import Spent, forget_peak, peak_bytes
+from augury.training.facts import DATA, begun, check_same_data, data_facts, environment, weights_metadata
 from augury.training.plan import lasting, make_plan, refuse_inside_data
 from augury.training.recorder import METRICS, Recorder, read_rows
-from augury.training.result import RESULT, Result
+from augury.training.result import RESULT, Costs, Result, read_result, write_result
 from augury.training.watch import Interrupted, Reporter
 
 CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
 
 
 class Trainer(Built):
@@ -49,13 +54,25 @@ class Trainer(Built):
         self.folder = folder
         if not resume:
             _make_folder(folder)
-            save_config(self.config, folder / CONFIG)
             _write_json(folder / DATA, data_facts(self.plan))
-        _write_json(folder / "versions.json", versions())
+            keep_subset(self.config.data, folder)
+        device = self.accelerator.device
+        _write_json(folder / ENVIRONMENT, environment(self.plan, device))
+        if not resume:
+            # Last, since this is what makes the folder a run's.
+            save_config(self.config, folder / CONFIG)
+        forget_peak(device)
         state = load_checkpoint(folder) if resume else None
         self._best: dict[str, Any] = state["best"] if state else {"epoch": 0, "top1": -1.0}
-        spent = state["seconds"] if state else 0.0
-        self._elapsed = lambda: spent + time.perf_counter() - started
+        before = Spent(**state["spent"]) if state else Spent()
+        self._stage = before.stage_seconds, before.stage_passes
+        self._spent = lambda: Spent(
+            seconds=before.seconds + time.perf_counter() - started + self._kept.seconds,
+            side_passes=before.side_passes + self.side_passes,
+            peak_bytes=max(filter(None, (before.peak_bytes, peak_bytes(device))), default=None),
+            stage_seconds=self._stage[0],
+            stage_passes=self._stage[1],
+        )
         if self.accelerator.is_main_process:
             self.recorder = Recorder(folder, self.config, epochs_done=state["loop"]["epoch"] if state else 0)
         try:
@@ -63,7 +80,10 @@ class Trainer(Built):
                 if state:
                     self.loop.restore(state["loop"])
                 else:
+                    begun_at = time.perf_counter()
                     self.methods.pre_train_stage()
+                    if any("pre_train_stage" in hook_implementations(c.cls) for c in self.plan.chosen):
+                        self._stage = time.perf_counter() - begun_at + self._kept.seconds, self.side_passes
                     if self.loop.average is not None:
                         # A stage may have changed the network, and the average begins where the training does.
                         self.loop.average.set(self.network)
@@ -72,9 +92,7 @@ class Trainer(Built):
                     self._save()
                 self.loop.run(self._end_epoch, self._save, enough=self._enough)
             if (done := self.loop.position.epoch) < self.config.optim.epochs:
-                self.reporter.note(
-                    f"stopped after epoch {done}: {self.config.train.patience} epochs without a better accuracy."
-                )
+                self.note(f"stopped after epoch {done}: {self.config.train.patience} epochs without a better accuracy.")
             return self._finish()
         except Interrupted:
             raise Interrupted(f"interrupted; what was done is kept. Go on with: augury resume {folder}") from None
@@ -90,11 +108,20 @@ class Trainer(Built):
     def _evaluate(self, split: str, network: nn.Module) -> dict[str, float]:
         batches = self.feed.held_out(getattr(self.data.splits, split))
         with self.accelerator.autocast():
-            found = evaluate(network, batches, self._shown.normalise)
+            found = top1_and_loss(network, batches, self._shown.normalise)
         # BatchNorm's statistics are each rank's own, and what decays or stops must do so on all: the first one's count,
         # whose weights are exported.
         mine = torch.tensor([list(found.values())], dtype=torch.float64, device=self.accelerator.device)
         return dict(zip(found, self.ranks.gather_rows(mine)[0].tolist(), strict=True))
+
+    def _measure(self, network: nn.Module) -> dict[str, Measures]:
+        """How good a network is on each split that was held out."""
+        found = {}
+        for name in ("val", "test"):
+            if (split := getattr(self.data.splits, name)) is not None:
+                with self.accelerator.autocast():
+                    found[name] = measure(*logits_of(network, self.feed.held_out(split), self._shown.normalise))
+        return found
 
     def _end_epoch(self, row: dict[str, Any]) -> float:
         if not math.isfinite(row["train_loss"]):
@@ -122,7 +149,7 @@ class Trainer(Built):
 
     def _save(self) -> None:
         if self.accelerator.is_main_process and self.folder is not None:
-            state = {"loop": self.loop.state(), "best": self._best, "seconds": self._elapsed()}
+            state = {"loop": self.loop.state(), "best": self._best, "spent": dataclasses.asdict(self._spent())}
             save_checkpoint(self.folder, self.methods.run.step, state)
 
     def _save_weights(self, which: str) -> None:
@@ -133,34 +160,34 @@ class Trainer(Built):
     def _finish(self) -> Result:
         assert self.folder is not None
         self._save_weights("last")
-        network, splits = self.loop.result, self.data.splits
-        last = {
-            split: self._evaluate(split, network)["top1"]
-            for split in ("val", "test")
-            if getattr(splits, split) is not None
-        }
-        best = {self.chooses: self._best["top1"]}
-        if self.chooses == "val" and splits.test is not None:
+        network = self.loop.result
+        best = last = self._measure(network)
+        if self._best["epoch"] < self.loop.position.epoch:
             weights = load_file(self.folder / "best.safetensors", device=str(self.accelerator.device))
             network.load_state_dict(weights)
-            best["test"] = self._evaluate("test", network)["top1"]
+            best = self._measure(network)
         rows = read_rows(self.folder / METRICS)
-        seconds = sum(row["train_seconds"] for row in rows)
+        seconds, spent = sum(row["train_seconds"] for row in rows), self._spent()
         result = Result(
             folder=str(self.folder),
             epochs=self.loop.position.epoch,
             chosen_on=self.chooses,
             weights="raw" if self.loop.average is None else "ema",
             best_epoch=self._best["epoch"],
-            best_val_top1=best.get("val"),
-            last_val_top1=last.get("val"),
-            best_test_top1=best.get("test"),
-            last_test_top1=last.get("test"),
-            seconds=self._elapsed(),
-            images_per_second=sum(row["images_per_second"] * row["train_seconds"] for row in rows) / seconds,
+            best=best,
+            last=last,
+            costs=Costs(
+                seconds=spent.seconds,
+                stage_seconds=spent.stage_seconds,
+                images_per_second=sum(row["images_per_second"] * row["train_seconds"] for row in rows) / seconds,
+                forward_passes=self.loop.passes + spent.side_passes,
+                stage_passes=spent.stage_passes,
+                peak_bytes=spent.peak_bytes,
+            ),
+            notes=self.notes,
         )
         if self.accelerator.is_main_process:
-            _write_json(self.folder / RESULT, dataclasses.asdict(result))
+            write_result(result, self.folder)
         return result
 
 
@@ -199,10 +226,9 @@ def resume(
     Raises:
         UsageError: no run folder, or a damaged one.
     """
-    config = load_config(folder / CONFIG)
+    config = own_subset(load_config(folder / CONFIG), folder)
     if (folder / RESULT).exists():
-        result = Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
-        return dataclasses.replace(result, folder=str(folder))
+        return read_result(folder)
     before = begun(folder)
     plan = make_plan(config, register, data, before.format, fresh=not checkpoints(folder))
     check_same_data(folder, before, plan)
@@ -228,4 +254,4 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -31,6 +31,9 @@ class Reporter(Protocol):
     def stop(self) -> None:
         """This training is over."""
 
+    def named(self, name: str) -> Reporter:
+        """Who watches one run of several, which may go on at once."""
+
 
 class Silent:
     """Watches nothing."""
@@ -52,6 +55,9 @@ class Silent:
 
     def stop(self) -> None:
         return None
+
+    def named(self, name: str) -> Reporter:
+        return self
 
 
 class Interrupted(AuguryError):
