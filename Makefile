@@ -10,7 +10,7 @@ MANIFESTS := pyproject.toml $(PARTS:%=%/pyproject.toml)
 EDITABLE  := $(PARTS:%=-e ./%) -e '.[dev]'
 # Twenty images of each class, so that the table shows differences.
 DEMO      := compare --dataset digits --model resnet20_cifar --with-each isda,dcutmix,agmax,resmooth \
-             --with resmooth+dcutmix+isda+agmax --seeds 2 --set data.images_per_class=20 \
+             --with resmooth+dcutmix+isda+agmax --seeds 3 --jobs 2 --set data.images_per_class=20 \
              --set "data.augmented=crop:1 cutout:3" --set optim.batch_size=50 --set optim.epochs=40 \
              --set optim.lr=0.03 --set schedule.warmup_epochs=5 --output demo
 
@@ -56,6 +56,7 @@ $(UV):
 
 demo: install ## the main job on real images: baseline, each method and a composition, compared on the digits
 	$(BIN)/augury $(DEMO)
+	$(BIN)/augury report demo
 
 test: install lint types layers unit ## lint, types, import layers and the tests: what a change must pass
 

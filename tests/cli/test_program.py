@@ -175,9 +175,9 @@ def test_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row[0] for row in table] == ["baseline", "isda", "dcutmix:k=2+agmax"]
     written = json.loads(Path("out/comparison.json").read_text())
     for row, shown in zip(written["rows"], table, strict=True):
-        runs = [run["best_test_top1"] for run in written["runs"][row["composition"]]]
-        assert row["top1"] == pytest.approx(np.mean(runs))
-        assert row["std"] == pytest.approx(np.std(runs, ddof=1))
+        runs = [run["best"]["test"]["top1"] for run in written["runs"][row["composition"]]]
+        assert row["best_top1"]["mean"] == pytest.approx(np.mean(runs))
+        assert row["best_top1"]["std"] == pytest.approx(np.std(runs, ddof=1))
         assert shown[1:4] == [f"{np.mean(runs):.2f}", "±", f"{np.std(runs, ddof=1):.2f}"]
     for name in ("curves.png", "batch.png"):
         assert imread(f"out/{name}").std() > 0.02

@@ -19,9 +19,11 @@ import augury
 from augury.choice import Chosen, check, choose
 from augury.distributed import Ranks
 from augury.errors import UsageError
-from augury.experiment import compare
+from augury.experiment.runner import run_suite
+from augury.experiment.suite import Composition, make_suite
 from augury.training.kept import Kept
 from augury.training.plan import make_plan
+from augury.training.result import read_result
 from augury.training.trainer import Trainer, resume, train
 
 FACTS = {"settings": {"seed": 1, "optim": {"lr": 0.1}}}
@@ -139,10 +141,14 @@ class Steps(StopsAfter):
     def __init__(self, stop_after: int = 0) -> None:
         super().__init__(stop_after)
         self.by_what: dict[str, int] = {}
-        self._what = ""
+        self._name = self._what = ""
+
+    def named(self, name: str) -> Steps:
+        self._name = name
+        return self
 
     def start(self, what: str, total_steps: int, done: int) -> None:
-        self._what = what
+        self._what = f"{self._name} {what}".strip()
 
     def step(self, images: int) -> None:
         self.by_what[self._what] = self.by_what.get(self._what, 0) + 1
@@ -158,10 +164,11 @@ def test_a_stage_that_was_interrupted_halfway_goes_on(tmp_path: Path, stopped_af
     interrupted(config, tmp_path / "resumed", stopped_after)
     assert not list((tmp_path / "resumed").glob("checkpoints/*.pt")), "the training itself has not begun"
     steps = Steps()
-    resume(tmp_path / "resumed", reporter=steps)
+    costs = resume(tmp_path / "resumed", reporter=steps).costs
     assert steps.by_what == {STAGE: STAGE_STEPS - stopped_after, "training": STAGE_STEPS}
-    train(config, tmp_path / "run")
+    whole = train(config, tmp_path / "run").costs
     assert_same_run(tmp_path / "run", tmp_path / "resumed")
+    assert (costs.forward_passes, costs.stage_passes) == (whole.forward_passes, whole.stage_passes)
     assert not (tmp_path / "resumed" / "stages" / "resmooth" / "network-base").exists(), "its checkpoints are done with"
 
 
@@ -169,8 +176,12 @@ def test_a_run_killed_after_its_stage_does_not_repeat_it(tmp_path: Path) -> None
     config = small("resmooth")
     interrupted(config, tmp_path / "run", STAGE_STEPS + 2)
     steps = Steps()
-    resume(tmp_path / "run", reporter=steps)
+    costs = resume(tmp_path / "run", reporter=steps).costs
     assert steps.by_what == {"training": STAGE_STEPS - 2}
+    # 8 steps of 25 images; of each batch the share that is augmented passes the frozen network too.
+    rows = STAGE_STEPS * 25
+    assert costs.stage_passes == rows + 2 * 100, "the stage's training, and every image as both pipelines make it"
+    assert costs.forward_passes == costs.stage_passes + rows + STAGE_STEPS * round(25 * 0.8)
 
 
 class Both(augury.Method):
@@ -206,7 +217,8 @@ def test_runs_of_a_comparison_share_their_stages(tmp_path: Path) -> None:
         "gentle": [("resmooth", {"smooth_aug": 0.2})],
         "strong": [("resmooth", {"smooth_aug": 0.9}), ("dcutmix", {})],
     }
-    compare(config, suite, seeds=2, folder=tmp_path / "suite", reporter=steps)
+    compositions = {name: Composition(methods) for name, methods in suite.items()}
+    run_suite(make_suite(config, compositions, seeds=2), tmp_path / "suite", reporter=steps)
     stages = {what: n for what, n in steps.by_what.items() if "pre-train stage" in what}
     # Once a seed, in the run that comes first.
     assert list(stages.values()) == [STAGE_STEPS] * 2
@@ -214,7 +226,12 @@ def test_runs_of_a_comparison_share_their_stages(tmp_path: Path) -> None:
     for name, methods in suite.items():
         alone = small(*methods).model_copy(update={"seed": config.seed + 1})
         train(alone, tmp_path / name)
-        assert rows_of(tmp_path / name) == rows_of(tmp_path / "suite" / name / f"seed-{config.seed + 1}")
+        shared = tmp_path / "suite" / name / f"seed-{config.seed + 1}"
+        assert rows_of(tmp_path / name) == rows_of(shared)
+        # Whoever made the stage, each run's costs hold it.
+        alone_costs, costs = read_result(tmp_path / name).costs, read_result(shared).costs
+        assert (costs.forward_passes, costs.stage_passes) == (alone_costs.forward_passes, alone_costs.stage_passes)
+        assert costs.stage_seconds > 0.3 * alone_costs.stage_seconds
 
 
 def test_a_stage_of_other_settings_is_not_shared(tmp_path: Path) -> None:

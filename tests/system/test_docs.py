@@ -43,7 +43,7 @@ from augury.data.readers import PREFIXES
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 QUICK = [ROOT / "README.md", DOCS / "run-folder.md", DOCS / "data.md"]
-LONG = [DOCS / "own-images.md", DOCS / "papers.md"]
+LONG = [DOCS / f"{name}.md" for name in ("own-images", "papers", "compare", "report", "evaluate", "uncertainty")]
 GUIDES = QUICK + LONG
 BLOCK = re.compile(r"((?:^<!--(?:(?!-->).)*-->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TAKE_SETTINGS = {"run", "preview", "compare"}

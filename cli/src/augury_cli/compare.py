@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from augury_cli.settings import (
     Recipe,
     Set,
     SkipBad,
+    Subset,
     Trust,
     open_register,
     read_settings,
@@ -23,10 +24,14 @@ from augury_cli.settings import (
 from augury_cli.tables import print_rows
 
 if TYPE_CHECKING:
-    from augury.experiment import Comparison
+    from augury.experiment.table import Comparison
 
 
 def compare(
+    suite_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="SUITE", help="A TOML file: a recipe with a section [suite]. Flags change it."),
+    ] = None,
     dataset: Dataset = None,
     model: Model = None,
     compositions: Annotated[
@@ -38,54 +43,116 @@ def compare(
     each: Annotated[
         str | None, typer.Option("--with-each", metavar="METHOD,METHOD", help="Each of these methods alone.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="COMPOSITION", help="What the others are held against; `baseline`: no method."),
+    ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Runs of each composition, with seeds counted up from `seed`.")
-    ] = 2,
+        int | None,
+        typer.Option("--seeds", min=1, help="Runs of each composition, seeds counted up from `seed`; 5 by default."),
+    ] = None,
+    equal: Annotated[
+        Literal["epochs", "compute"] | None,
+        typer.Option("--equal", help="Give all the same epochs (default), or the base's budget of forward passes."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at once, each in a process of its own.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="DEVICE[,DEVICE]", help="cpu, cuda, or GPUs to spread the runs over: cuda:0,cuda:1."
+        ),
+    ] = None,
     set_: Set = None,
     recipe: Recipe = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the runs and the comparison go.")
-    ] = Path("compare"),
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Where all of it goes; the suite's name, or `compare`, by default."
+        ),
+    ] = None,
     pretrained: Pretrained = False,
     skip_bad: SkipBad = False,
+    subset: Subset = None,
     as_json: AsJson = False,
     trust: Trust = None,
 ) -> None:
-    """Train a baseline and compositions of methods with several seeds, and compare them.
+    """Train compositions of methods with several seeds, and tell which are better by more than luck.
 
-    Finished runs in the output folder are not repeated.
+    Finished runs in the output folder are not repeated, interrupted ones go on.
 
-    augury compare --dataset digits --with-each isda,agmax --with dcutmix:k=3+isda --seeds 2 --output compare
+    augury compare --dataset digits --with-each isda,agmax --with dcutmix:k=3+isda --seeds 5 --output compared
     """
-    from augury.config import parse_composition
+    from augury.errors import UsageError
+    from augury.experiment.suite import BASELINE, make_suite, parse_compositions, read_suite
 
-    config = read_settings(recipe, dataset, model, None, set_, pretrained=pretrained, skip_bad=skip_bad)
+    if suite_file is not None and recipe is not None:
+        raise UsageError("a suite's file is a recipe: give one of SUITE and --recipe.")
+    values, said = read_suite(suite_file) if suite_file is not None else ({}, {})
+    config = read_settings(
+        recipe,
+        dataset,
+        model,
+        None,
+        set_,
+        pretrained=pretrained,
+        skip_bad=skip_bad,
+        subset=subset,
+        values=values,
+        file=suite_file,
+    )
+    devices, config = _devices(device, config)
     texts = [name.strip() for name in (each or "").split(",") if name.strip()] + (compositions or [])
-    suite = {text: parse_composition(text) for text in texts}
-    register = open_register([name for methods in suite.values() for name, _ in methods], trust)
-    from augury.experiment import compare as run_comparison
+    base = base or said.get("base", BASELINE)
+    named = {**said.get("compositions", {}), **parse_compositions(texts)}
+    if base != BASELINE and base not in named:
+        named |= parse_compositions([base])
+    suite = make_suite(
+        config,
+        named,
+        base=base,
+        seeds=seeds or said.get("seeds", 5),
+        equal=equal or said.get("equal", "epochs"),
+    )
+    register = open_register([name for c in suite.compositions.values() for name, _ in c.methods], trust)
+    folder = output or Path(suite_file.stem if suite_file is not None else "compare")
+    from augury.experiment.runner import run_suite
     from augury_cli.progress import Terminal
 
     with recipes_network(recipe, config), Terminal(epochs=False) as terminal:
-        comparison = run_comparison(config, suite, seeds=seeds, folder=output, register=register, reporter=terminal)
+        comparison = run_suite(
+            suite, folder, jobs=jobs or max(1, len(devices)), devices=devices, register=register, reporter=terminal
+        )
     if as_json:
-        typer.echo((comparison.folder / "comparison.json").read_text(encoding="utf-8"), nl=False)
+        typer.echo((folder / "comparison.json").read_text(encoding="utf-8"), nl=False)
     else:
         _print(comparison)
 
 
+def _devices(device: str | None, config: Any) -> tuple[list[str], Any]:
+    """The GPUs to spread over, and the settings with the kind of device."""
+    if device is None:
+        return [], config
+    devices = [name.strip() for name in device.split(",") if name.strip()]
+    if devices in (["cpu"], ["auto"], ["cuda"]):
+        return [], config.model_copy(update={"device": devices[0]})
+    from augury.experiment.jobs import check_devices
+
+    check_devices(devices)
+    return devices, config.model_copy(update={"device": "cuda"})
+
+
 def _print(comparison: Comparison) -> None:
-    titles = ("composition", f"{comparison.split} top-1 / %", "difference", "seconds", "images/s")
-    rows = []
-    for row in comparison.rows:
-        spread = f" ± {row.std:.2f}" if row.std is not None else ""
-        top1 = f"{row.top1:.2f}{spread}"
-        difference = f"{row.difference:+.2f}" if row is not comparison.rows[0] else ""
-        rows.append((row.composition, top1, difference, f"{row.seconds:.1f}", f"{row.images_per_second:,.0f}"))
+    from augury.experiment.wording import SPARE, TEXTS, columns, cost_columns, explanation
+
+    titles, rows = columns(comparison)
+    numbers = [title for title in titles if title not in TEXTS]
+    print_rows(titles, rows, wraps=TEXTS, right=numbers, head=titles[:2], spare=SPARE)
+    typer.echo(explanation(comparison))
+    typer.echo()
+    titles, rows = cost_columns(comparison)
     print_rows(titles, rows, wraps=titles[:1], right=titles[1:], head=titles[:2])
-    seeds = comparison.rows[0].seeds
-    typer.echo(f"Mean ± standard deviation over {seeds} seed(s), difference to the baseline of the same seed.")
-    typer.echo(
-        f"curves {comparison.folder}/curves.png, a batch {comparison.folder}/batch.png, "
-        f"table {comparison.folder}/comparison.csv, runs {comparison.folder}/*/seed-*"
-    )
+    folder = comparison.folder
+    typer.echo(f"tables {folder}/comparison.csv, .md, .json; pictures {folder}/*.png; runs {folder}/*/seed-*")
+    typer.echo(f"a page of all of it: augury report {folder}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from augury.errors import AuguryError
-from augury_cli import backbones, compare, plugins, recipes, run
+from augury_cli import backbones, compare, evaluate, plugins, recipes, report, run, uncertainty
 from augury_cli.quick import QuickCommand, QuickGroup
 
 
@@ -50,6 +50,9 @@ app.command("run", cls=QuickCommand)(run.run)
 app.command("resume", cls=QuickCommand)(run.resume)
 app.command("preview", cls=QuickCommand)(run.preview)
 app.command("compare", cls=QuickCommand)(compare.compare)
+app.command("report", cls=QuickCommand)(report.report)
+app.command("evaluate", cls=QuickCommand)(evaluate.evaluate)
+app.command("uncertainty", cls=QuickCommand)(uncertainty.uncertainty)
 app.command("backbones", cls=QuickCommand)(backbones.backbones)
 app.add_typer(recipes.app)
 app.add_typer(plugins.app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from rich.console import Console
@@ -48,11 +49,22 @@ class Terminal:
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
         live = self._console.is_terminal
         self._progress = Progress(*columns, console=self._console, transient=True, disable=not live)
+        self._said: set[str] = set()
+        self._name = ""
+        self._begin()
+
+    def _begin(self) -> None:
         self._task: Any = None
         self._reading: Any = None
-        self._said: set[str] = set()
         self._last: dict[str, Any] = {}
         self._what = ""
+
+    def named(self, name: str) -> Terminal:
+        """Another one, for one run of several, on the same terminal."""
+        other = copy.copy(self)
+        other._name = name
+        other._begin()
+        return other
 
     def __enter__(self) -> Terminal:
         self._progress.start()
@@ -78,6 +90,8 @@ class Terminal:
         if self._reading is not None:
             self._progress.remove_task(self._reading)
             self._reading = None
+        if self._name:
+            what = self._name if what == "training" else f"{self._name} ({what})"
         self._what, self._last = what, {}
         self._task = self._progress.add_task(what, total=total_steps, completed=done)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +44,10 @@ Pretrained = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read, instead of stopping.")
 ]
+Subset = Annotated[
+    str | None,
+    typer.Option("--subset", metavar="FILE", help="Train on the images that it names (augury uncertainty --keep)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 Set = Annotated[
     list[str] | None,
@@ -73,11 +78,15 @@ def read_settings(
     *,
     pretrained: bool = False,
     skip_bad: bool = False,
+    subset: str | None = None,
+    values: dict[str, Any] | None = None,
+    file: Path | None = None,
 ) -> RunConfig:
-    """Settings from a recipe, changed by flags. Methods given by flags take the place of the recipe's."""
+    """Settings from a recipe, or from the `values` read from a `file`, changed by flags. Methods given by flags take
+    the place of the recipe's."""
     from augury.config import assign, assign_text, parse_method, read_config, read_recipe
 
-    values: dict[str, Any] = {}
+    values = values or {}
     if recipe:
         from augury.recipes import find_recipe
 
@@ -93,9 +102,11 @@ def read_settings(
         assign(values, "model.pretrained", True)
     if skip_bad:
         assign(values, "data.skip_bad_images", True)
+    if subset is not None:
+        assign(values, "data.subset", subset)
     for assignment in assignments or []:
         assign_text(values, assignment)
-    return read_config(values, subject=str(recipe) if recipe else "config")
+    return read_config(values, subject=str(recipe or file or "config"))
 
 
 def _tell_replaced(recipe: str | None, before: Any, methods: list[str]) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from augury.errors import AuguryError as AuguryError
     from augury.errors import MethodError as MethodError
     from augury.errors import UsageError as UsageError
+    from augury.evaluation.evaluator import evaluate as evaluate
+    from augury.experiment.compare import compare as compare
     from augury.hookspecs import hookimpl as hookimpl
     from augury.hookspecs import hookspec as hookspec
     from augury.method import Frozen as Frozen
@@ -39,6 +41,8 @@ _HOME = {
     "AuguryError": "errors",
     "MethodError": "errors",
     "UsageError": "errors",
+    "compare": "experiment.compare",
+    "evaluate": "evaluation.evaluator",
     "hookimpl": "hookspecs",
     "hookspec": "hookspecs",
     "Frozen": "method",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from augury.batch import Batch
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -21,6 +23,7 @@ LINE = 20
 """Letters of a caption's line."""
 BAND = 8
 """Images side by side, so that labels are readable on a page."""
+COLORS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
 
 
 def batch_picture(
@@ -102,25 +105,26 @@ def _caption(batch: Batch, row: int, classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def curves_picture(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
-    """Learning curves: one line a composition, the mean over seeds, with the range of the seeds shaded.
+def color(number: int) -> str:
+    """The colour of one of several: black for the first, then Okabe and Ito's, which the colour-blind tell apart."""
+    return COLORS[number % len(COLORS)]
 
-    Args:
-        curves: composition -> for each seed, the value at each epoch.
-        title: what the values are.
-    """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    ax = figure.subplots()
-    for name, seeds in curves.items():
-        # Early stopping ends runs apart: the band ends with the first.
-        length = min(map(len, seeds))
-        values = torch.tensor([seed[:length] for seed in seeds], dtype=torch.float64)
-        epochs = range(1, values.shape[1] + 1)
-        (line,) = ax.plot(epochs, values.mean(0), label=name, linewidth=1.5)
-        ax.fill_between(epochs, values.amin(0), values.amax(0), color=line.get_color(), alpha=0.12, linewidth=0)
-    ax.set(xlabel="epoch", ylabel=title)
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    return figure
+def tidy(ax: Axes) -> None:
+    """A light grid, and no frame where there is no axis."""
+    ax.grid(alpha=0.3, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def name_lines(name: str, letters: int) -> str:
+    """A composition's name, broken after + and commas into lines, and literal: matplotlib takes what is between two
+    dollars for mathematics, and leaves what starts with an underscore out of a legend."""
+    lines = [""]
+    for part in re.findall(r"[^+,\s]*[+,\s]?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > letters:
+            lines.append("")
+        lines[-1] += part
+    broken = [piece for line in lines for piece in textwrap.wrap(line, letters, break_on_hyphens=False)]
+    text = "\n".join(broken).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -1,0 +1,1 @@
+"""Comparisons: compositions x seeds on the same splits and, for each seed, the same initial weights and draws."""

@@ -1,0 +1,97 @@
+"""`augury.compare`: a comparison from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from augury.config import RunConfig, assign, parse_method, read_config
+from augury.errors import UsageError
+from augury.experiment.jobs import check_devices
+from augury.experiment.runner import run_suite
+from augury.experiment.suite import BASELINE, Composition, make_suite, parse_compositions
+from augury.experiment.table import Comparison
+from augury.progress import reporter_of
+from augury.registry import Register
+from augury.training.watch import Reporter
+
+Methods = str | Sequence[str | tuple[str, Mapping[str, Any]]]
+
+
+def compare(
+    compositions: Sequence[str] | Mapping[str, Methods | Composition],
+    *,
+    dataset: str | Path | None = None,
+    model: str | None = None,
+    settings: RunConfig | Mapping[str, Any] | None = None,
+    base: str = BASELINE,
+    seeds: int = 5,
+    equal: Literal["epochs", "compute"] = "epochs",
+    folder: str | Path = "compare",
+    jobs: int = 1,
+    devices: Sequence[str] = (),
+    register: Register | None = None,
+    progress: bool | Reporter = True,
+) -> Comparison:
+    """Train compositions of methods with several seeds on the same splits, and tell which are better than the base by
+    more than luck.
+
+        found = augury.compare(["one", "other:option=3+one"], dataset="digits", seeds=5, folder="compared")
+        for row in found.rows:
+            print(row.composition, row.best_top1.mean, row.difference and row.difference.verdict)
+
+    Runs that are finished in `folder` are not repeated, interrupted ones go on.
+
+    Args:
+        compositions: texts as after `--with`; or, by name, such texts, lists of names and (name, options) pairs, or
+            `augury.experiment.suite.Composition`s, which may change settings too.
+        dataset, model: as `--dataset` and `--model`.
+        settings: what else differs from the defaults: nested, as in a recipe, or with dotted keys
+            ({"optim.epochs": 5}); or all settings as a `RunConfig`.
+        base: what the others are held against: `baseline` (no method), or one of the compositions.
+        seeds: runs of each composition, counted up from the setting `seed`.
+        equal: give all runs the same `epochs`, or no more `compute` (forward passes) than the base takes.
+        folder: where the runs and the comparison go.
+        jobs: runs that go on at once, each in a process of its own. A script needs `if __name__ == "__main__":` then.
+        devices: GPUs that they are spread over: ["cuda:0", "cuda:1"].
+        register: what method names mean; the built-in and the user's register when None.
+        progress: whether to show bars; or who is told.
+
+    Raises:
+        UsageError: all that is wrong with any composition, before the first is trained.
+    """
+    if isinstance(compositions, str):
+        raise UsageError(f"compositions must be a list or a mapping, got {compositions!r}. Write [{compositions!r}].")
+    if seeds < 1 or jobs < 1:
+        raise UsageError(f"seeds and jobs must be at least 1, got seeds={seeds}, jobs={jobs}.")
+    check_devices(devices)
+    config = _config(settings, dataset, model)
+    if isinstance(compositions, Mapping):
+        named = {name: _composition(methods) for name, methods in compositions.items()}
+    else:
+        named = parse_compositions(compositions)
+    suite = make_suite(config, named, base=base, seeds=seeds, equal=equal)
+    return run_suite(suite, Path(folder), jobs=jobs, devices=devices, register=register, reporter=reporter_of(progress))
+
+
+def _config(settings: Any, dataset: str | Path | None, model: str | None) -> RunConfig:
+    values: dict[str, Any] = {}
+    if isinstance(settings, RunConfig):
+        values = settings.model_dump()
+    else:
+        for path, value in (settings or {}).items():
+            assign(values, path, value)
+    if dataset is not None:
+        assign(values, "data.dataset", str(dataset))
+    if model is not None:
+        assign(values, "model.name", model)
+    return read_config(values, subject="settings")
+
+
+def _composition(methods: Methods | Composition) -> Composition:
+    if isinstance(methods, Composition):
+        return methods
+    if isinstance(methods, str):
+        return next(iter(parse_compositions([methods]).values()))
+    return Composition([parse_method(method) if isinstance(method, str) else method for method in methods])

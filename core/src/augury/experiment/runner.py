@@ -1,0 +1,218 @@
+"""A suite carried out: every run once, whatever was done before, and then the comparison."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from augury.config import load_config
+from augury.data.view import DataSet
+from augury.errors import AuguryError, UsageError, refuse_all
+from augury.experiment.budget import equal_compute
+from augury.experiment.jobs import Task, in_processes
+from augury.experiment.plots import draw
+from augury.experiment.suite import SUITE, Suite, folder_of, save_suite
+from augury.experiment.table import Comparison, summarise, write
+from augury.registry import Register
+from augury.training.facts import DATA, begun, check_same_data
+from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
+from augury.training.result import Result
+from augury.training.trainer import CONFIG, ENVIRONMENT, resume, train
+from augury.training.watch import Interrupted, Reporter, Silent
+
+LOCK = ".lock"
+
+
+def run_suite(
+    suite: Suite,
+    folder: Path,
+    *,
+    jobs: int = 1,
+    devices: Sequence[str] = (),
+    register: Register | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Train every composition with every seed, and compare.
+
+    Runs that are finished in `folder` are not repeated, interrupted ones go on; a run with other settings there is
+    refused.
+
+    Args:
+        suite: what to run.
+        folder: gets `<composition>/seed-<n>/`, `suite.json`, and what `augury.experiment.table` and `plots` write.
+        jobs: runs that go on at once, each in a process of its own.
+        devices: the GPUs they are spread over, "cuda:0" say.
+        register: what method names mean.
+        reporter: who watches.
+
+    Raises:
+        UsageError: all that is wrong with any composition, before the first is trained.
+    """
+    suite = replace(suite, config=lasting(suite.config))
+    refuse_inside_data(folder, suite.config)
+    plan = _check(suite, register)
+    with _locked(folder):
+        if suite.equal == "compute":
+            suite = replace(suite, epochs=_lengths(suite, folder, plan.data, register))
+        refuse_all([line for name, seed in _runs(suite) for line in _clashes(suite, name, seed, folder, plan)])
+        save_suite(suite, folder)
+        results = _carry_out(suite, folder, plan.data, jobs, devices, register, reporter or Silent())
+        splits = plan.data.splits
+        judged = results[suite.base][0].judged_on
+        comparison = summarise(
+            results,
+            suite.base,
+            judged,
+            suite.equal,
+            list(suite.all_seeds),
+            len(getattr(splits, judged) or ()),
+            folder,
+        )
+        write(comparison)
+        draw(comparison)
+        _show_batch(comparison)
+    return comparison
+
+
+def _runs(suite: Suite) -> list[tuple[str, int]]:
+    # Seed by seed, so that what stands after an interruption compares compositions.
+    return [(name, seed) for seed in suite.all_seeds for name in suite.compositions]
+
+
+def _check(suite: Suite, register: Register | None) -> Plan:
+    """The base's plan, when all compositions have passed."""
+    problems: list[str] = []
+    plan: Plan | None = None
+    for name in suite.compositions:
+        try:
+            checked = make_plan(suite.run_config(name, suite.config.seed), register, plan.data if plan else None)
+            plan = plan or checked
+        except UsageError as error:
+            problems += [line for line in str(error).splitlines() if line not in problems]
+    refuse_all(problems)
+    assert plan is not None
+    return plan
+
+
+def _lengths(suite: Suite, folder: Path, data: DataSet, register: Register | None) -> dict[str, int]:
+    """The epochs of each composition: those that the suite began with, where it did."""
+    try:
+        said = json.loads((folder / SUITE).read_text(encoding="utf-8"))
+        before = said["epochs"]
+        now = suite.describe()
+        if before and {**said, "epochs": None, "seeds": None} == {**now, "seeds": None}:
+            return dict(before)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return equal_compute(suite, data, register)
+
+
+def _clashes(suite: Suite, name: str, seed: int, folder: Path, plan: Plan) -> list[str]:
+    """Why the run that is there already is not the one wanted."""
+    place = folder_of(folder, name, seed)
+    if not (place / CONFIG).exists():
+        return []
+    if load_config(place / CONFIG) != suite.run_config(name, seed):
+        return [f"{place} holds a run with other settings. Choose another --output, or delete it."]
+    try:
+        check_same_data(place, begun(place), plan)
+    except UsageError as error:
+        return [str(error)]
+    return []
+
+
+def _carry_out(
+    suite: Suite,
+    folder: Path,
+    data: DataSet,
+    jobs: int,
+    devices: Sequence[str],
+    register: Register | None,
+    reporter: Reporter,
+) -> dict[str, list[Result]]:
+    tasks = [
+        Task(
+            label=f"{number}/{len(suite.compositions) * suite.seeds} {name}, seed {seed}",
+            config=suite.run_config(name, seed),
+            folder=folder_of(folder, name, seed),
+            others=tuple(folder_of(folder, other, seed) for other in suite.compositions if other != name),
+        )
+        for number, (name, seed) in enumerate(_runs(suite), 1)
+    ]
+    try:
+        if jobs > 1 or devices:
+            found = in_processes(tasks, finish, jobs, devices, register, reporter)
+        else:
+            found = [finish(task, register, reporter.named(task.label), data) for task in tasks]
+    except Interrupted:
+        raise Interrupted("interrupted; what was done is kept. Go on with the same command.") from None
+    results: dict[str, list[Result]] = {name: [] for name in suite.compositions}
+    for (name, _), result in zip(_runs(suite), found, strict=True):
+        results[name].append(result)
+    return results
+
+
+def finish(task: Task, register: Register | None, reporter: Reporter, data: DataSet | None = None) -> Result:
+    """Carry out one run of a suite, from wherever it is.
+
+    Raises:
+        AuguryError: as `train` does; the message names the run.
+    """
+    try:
+        if (task.folder / CONFIG).exists():
+            return resume(task.folder, register=register, reporter=reporter, data=data, others=task.others)
+        _clear(task.folder)
+        return train(task.config, task.folder, register=register, reporter=reporter, data=data, others=task.others)
+    except Interrupted:
+        raise
+    except AuguryError as error:
+        raise type(error)(f"{task.label.partition(' ')[2]}: {error}") from None
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a run leaves that was killed before it began."""
+    if folder.exists() and {p.name.removesuffix(".partial") for p in folder.iterdir()} <= {DATA, ENVIRONMENT, CONFIG}:
+        shutil.rmtree(folder)
+
+
+def _show_batch(comparison: Comparison) -> None:
+    """What the last composition made of its first batch."""
+    *_, last = comparison.runs.values()
+    drawn = Path(last[0].folder) / "figures" / "batch.png"
+    # A training of which every batch so far was left empty has drawn none.
+    if drawn.exists():
+        shutil.copyfile(drawn, comparison.folder / "batch.png")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second program from carrying out the same suite at once; the system lets go when this one ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("w") as file:
+            if not _lock(file.fileno()):
+                raise UsageError(
+                    f"{folder}: another `augury compare` is at work there. Wait, or choose another --output."
+                )
+            yield
+    except OSError as error:
+        if error.filename is None or not str(error.filename).startswith(str(folder)):
+            raise
+        raise UsageError(f"{error.filename}: cannot be written ({error.strerror}). Choose another --output.") from None
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        # Windows: nothing keeps a second one away.
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
