@@ -1,0 +1,93 @@
+"""`augury uncertainty`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from augury_cli.settings import AsJson, Trust, open_register
+from augury_cli.tables import print_fields, print_json
+
+
+def uncertainty(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="METHOD[:OPTION=VALUE,...]",
+            help="What mixes the images; those of the run's methods that do, when left out. Repeatable.",
+        ),
+    ] = None,
+    passes: Annotated[
+        int, typer.Option("--passes", metavar="N", help="Mixes of each image; more make the order surer.")
+    ] = 30,
+    keep: Annotated[
+        float | None,
+        typer.Option("--keep", metavar="SHARE", help="Write a subset of so much of each class, for --subset."),
+    ] = None,
+    end: Annotated[
+        str, typer.Option("--end", metavar="WHICH", help="What the subset keeps: uncertain or certain images.")
+    ] = "uncertain",
+    weights: Annotated[str, typer.Option("--weights", metavar="WHICH", help="Of the best or the last epoch.")] = "best",
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of all that is drawn.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="For the files; RUN/uncertainty when left out.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    trust: Trust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how sure a network is of each of its training images, and choose a smaller set to train on.
+
+    augury uncertainty runs/first --with dcutmix:k=3 --keep 0.15
+    """
+    from augury.config import load_config, parse_method
+
+    named = None if methods is None else [parse_method(text) for text in methods]
+    used = [m.name for m in load_config(run / "config.json").methods] if named is None else [name for name, _ in named]
+    register = open_register(used, trust)
+    from augury.evaluation.uncertainty import check_choice, measure_uncertainty
+    from augury.evaluation.uncertainty_files import write_uncertainty
+    from augury_cli.progress import Terminal
+
+    if keep is not None:
+        # Before the passes, which may take hours.
+        check_choice(keep, end)
+    with Terminal(epochs=False) as terminal:
+        found = measure_uncertainty(
+            run,
+            named,
+            passes=passes,
+            weights=weights,  # type: ignore[arg-type]  # which it refuses itself
+            seed=seed,
+            device=device,
+            register=register,
+            reporter=terminal,
+        )
+    files = write_uncertainty(found, output or run / "uncertainty", keep, end)
+    summary: dict[str, Any] = {
+        "images": len(found.entropy),
+        "passes": found.passes,
+        "reliability": found.reliability,
+        "entropy": float(found.entropy.mean()),
+        "expected": float(found.expected.mean()),
+        "information": float(found.information.mean()),
+        "margin": float(found.margin.mean()),
+        "files": [str(file) for file in files],
+    }
+    if as_json:
+        print_json(summary)
+        return
+    mixed = " and ".join(name for name, _ in found.methods)
+    told = [("images", f"{summary['images']:,}, each mixed {passes} times by {mixed}")]
+    told += [(key, f"{summary[key]:.3f} on average") for key in ("entropy", "expected", "information", "margin")]
+    if found.reliability is not None:
+        told.append(("reliability", f"{found.reliability:.2f} of 1; more with more --passes"))
+    print_fields([*told, ("files", ", ".join(summary["files"]))])
+    if keep is not None:
+        words = ["augury", "run", "--recipe", str(run / "config.json"), "--subset", str(files[-1]), "--output"]
+        typer.echo(f"train on the subset: {shlex.join([*words, str(run.with_name(run.name + '-subset'))])}")

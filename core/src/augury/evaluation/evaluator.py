@@ -1,0 +1,266 @@
+"""An evaluation as a whole: runs side by side, from their folders to numbers, tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from augury.data.splits import Split
+from augury.errors import AuguryError, UsageError
+from augury.evaluation.attacks import check_epsilons
+from augury.evaluation.calibration import Calibration, calibrate
+from augury.evaluation.drawing import Confidences
+from augury.evaluation.landscape import SIDE, Landscape, loss_around
+from augury.evaluation.metrics import Mistake, by_class, worst
+from augury.evaluation.outliers import open_outliers, separate
+from augury.evaluation.results import Evaluated, Evaluation
+from augury.evaluation.robustness import attacked_by_fgsm, attacked_by_pgd, corrupted, shifted, watched
+from augury.evaluation.subject import BATCH, SplitName, Subject, Weights, load_subjects
+from augury.evaluation.writing import choose_folder, refuse_taken, write
+from augury.measures import logits_of, measure
+from augury.progress import reporter_of
+from augury.randomness import generator
+from augury.training.result import Result
+from augury.training.watch import Reporter
+
+LANDSCAPE_IMAGES = 512
+"""Images at each point of a landscape, unless told otherwise."""
+WORST = 32
+"""Images in the picture of the worst."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked into beside the accuracy, the classes and the calibration.
+
+    Attributes:
+        fgsm, pgd: epsilons in units of 1/255.
+        corruptions, shifts, landscape: whether.
+        ood: other data, by name or folder.
+        images: how many of the split, drawn at random, for all that takes many passes; all of them when None, and
+            512 for a landscape.
+        points: of the landscape, both ways; odd.
+        seed: of all that is drawn.
+    """
+
+    fgsm: Sequence[float] = ()
+    pgd: Sequence[float] = ()
+    corruptions: bool = False
+    shifts: bool = False
+    ood: Sequence[str] = ()
+    landscape: bool = False
+    images: int | None = None
+    points: int = SIDE
+    seed: int = 0
+
+
+def evaluate(
+    runs: Sequence[Path | str | Result] | Path | str | Result,
+    *,
+    split: SplitName = "test",
+    weights: Weights = "best",
+    fgsm: Sequence[float] = (),
+    pgd: Sequence[float] = (),
+    corruptions: bool = False,
+    shifts: bool = False,
+    ood: Sequence[str] = (),
+    landscape: bool = False,
+    images: int | None = None,
+    points: int = SIDE,
+    seed: int = 0,
+    output: Path | str | None = None,
+    device: str = "auto",
+    progress: bool | Reporter = True,
+) -> Evaluation:
+    """Look closely at trained networks, side by side: accuracy, classes, confusion, worst images and calibration, and
+    what else is asked for.
+
+    Args:
+        runs: run folders, or the results of runs.
+        split: the images: `test`, `val` or `train`, without augmentation.
+        weights: of the `best` or of the `last` epoch.
+        fgsm, pgd: epsilons of the attacks, in units of 1/255.
+        corruptions: whether to corrupt the images in the common ways, at five severities.
+        shifts: whether to blank parts of them, crop them and change their colours.
+        ood: other data, by name or folder.
+        landscape: whether to measure the loss around the weights.
+        images: how many of the split, drawn at random, are attacked, corrupted and so on; all of them when None, and
+            512 for the landscape.
+        points: of the landscape, both ways; odd, so that the network itself is in the middle.
+        seed: of all that is drawn.
+        output: folder for the files; `evaluation` within the run's folder, or here where there are several runs.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: whether to show bars; or who is told.
+
+    Raises:
+        UsageError: what was asked for cannot be: a missing or unfinished run, data that are gone or changed, runs of
+            different data or splits, an epsilon below 0.
+    """
+    named = [runs] if isinstance(runs, Path | str | Result) else list(runs)
+    folders = [Path(run.folder if isinstance(run, Result) else run).expanduser() for run in named]
+    asked = Asked(
+        check_epsilons(fgsm, "--fgsm"),
+        check_epsilons(pgd, "--pgd"),
+        corruptions,
+        shifts,
+        tuple(ood),
+        landscape,
+        check_count(images),
+        check_points(points),
+        seed,
+    )
+    reporter = reporter_of(progress)
+    subjects = load_subjects(folders, weights, split, device)
+    folder = choose_folder(folders, output)
+    refuse_taken(folder)
+    others = {name: open_outliers(name, subjects[0].config.data, subjects[0].channels) for name in asked.ood}
+    notes = _notes(subjects, asked)
+    found, confidences = [], []
+    for subject, few in _with_few(subjects, asked):
+        watching = reporter.named(subject.name) if len(subjects) > 1 else reporter
+        run, seen = _evaluated(subject, few, asked, others, watching)
+        found.append(run)
+        confidences.append(seen)
+    notes += [f"{run.name}: {run.calibration.note}." for run in found if run.calibration.note]
+    for note in notes:
+        reporter.note(note)
+    evaluation = Evaluation(str(folder), split, weights, seed, found, [], notes)
+    return write(evaluation, subjects, confidences)
+
+
+def check_count(images: int | None) -> int | None:
+    """Raises: UsageError where it is no number of images."""
+    if images is not None and images < 1:
+        raise UsageError(f"--images must be 1 or more, got {images}. Leave it out for all images.")
+    return images
+
+
+def check_points(points: int) -> int:
+    """Raises: UsageError where a grid of so many points both ways has no middle, or none near it."""
+    if points < 5 or points % 2 == 0:
+        raise UsageError(f"--points must be an odd number of 5 or more, got {points}. Write --points {SIDE}.")
+    return points
+
+
+def _notes(subjects: Sequence[Subject], asked: Asked) -> list[str]:
+    notes = [note for subject in subjects for note in subject.notes]
+    first = subjects[0]
+    if first.split_name == "test" and any(subject.data.splits.val is None for subject in subjects):
+        notes.append("data.protocol=paper: the best epoch was chosen on the test split, so its weights flatter there.")
+    many = asked.fgsm or asked.pgd or asked.corruptions or asked.shifts
+    if many and asked.images is not None and asked.images < len(first):
+        notes.append(f"attacks, corruptions and shifts are measured on {asked.images} of the {len(first)} images.")
+    return notes
+
+
+def _with_few(subjects: Sequence[Subject], asked: Asked) -> Iterator[tuple[Subject, Callable[[int | None], Subject]]]:
+    """Each run, and how it is had with some of its images alone: the same for all runs."""
+    made: dict[tuple[int, int], Split] = {}
+    drawn = torch.randperm(len(subjects[0]), generator=generator(asked.seed, "images"))
+
+    def few(subject: Subject, count: int | None) -> Subject:
+        if count is None or count >= len(subject):
+            return subject
+        # One split object for all runs of the same data, so that its images are decoded once.
+        key = id(subject.split), count
+        made.setdefault(key, subject.split.take(drawn[:count].sort().values))
+        return replace(subject, split=made[key])
+
+    for subject in subjects:
+        yield subject, partial(few, subject)
+
+
+def _evaluated(
+    subject: Subject,
+    few: Callable[[int | None], Subject],
+    asked: Asked,
+    others: Mapping[str, Split],
+    reporter: Reporter,
+) -> tuple[Evaluated, Confidences]:
+    logits, labels = _answers(subject, reporter)
+    some = few(asked.images)
+    attacks = []
+    if asked.fgsm:
+        attacks.append(attacked_by_fgsm(some, asked.fgsm, reporter))
+    if asked.pgd:
+        attacks.append(attacked_by_pgd(some, asked.pgd, asked.seed, reporter))
+    confidences = {"": logits.double().softmax(1).amax(1)}
+    confidences |= {name: _confidence(subject, name, other, asked, reporter) for name, other in others.items()}
+    evaluated = Evaluated(
+        name=subject.name,
+        folder=str(subject.folder),
+        model=subject.config.model.name,
+        methods=[method.name for method in subject.config.methods],
+        images=len(subject),
+        measures=measure(logits, labels),
+        classes=by_class(logits, labels, subject.classes),
+        calibration=_calibration(subject, logits, labels, reporter),
+        worst=_worst(subject, logits, labels),
+        attacks=attacks,
+        corruptions=corrupted(some, asked.seed, reporter) if asked.corruptions else None,
+        shifts=shifted(some, asked.seed, reporter) if asked.shifts else {},
+        outliers=[separate(confidences[""], confidences[name], name) for name in others],
+        landscape=_landscape(few(asked.images or LANDSCAPE_IMAGES), asked, reporter) if asked.landscape else None,
+    )
+    return evaluated, confidences
+
+
+def _answers(subject: Subject, reporter: Reporter) -> tuple[Tensor, Tensor]:
+    """Logits N x C and labels N of the split, on the host."""
+    batches = watched(subject, f"{subject.split_name} split", reporter)
+    logits, labels = logits_of(subject.network, batches, subject.normalise)
+    if bad := int((~logits.isfinite().all(1)).sum()):
+        raise AuguryError(
+            f"{subject.folder}: its network gives numbers that are not finite on {bad} of {len(labels)} images, so "
+            "nothing can be said of it. Train it anew with a lower optim.lr."
+        )
+    return logits, labels
+
+
+def _calibration(subject: Subject, logits: Tensor, labels: Tensor, reporter: Reporter) -> Calibration:
+    if subject.split_name == "val":
+        why = "no temperature: it is fitted on the validation split, and would flatter there"
+        return calibrate(logits, labels, None, why)
+    val = subject.on("val")
+    if val is None:
+        return calibrate(logits, labels, None, "no temperature: there is no validation split to fit it on")
+    return calibrate(logits, labels, _answers(val, reporter))
+
+
+def _worst(subject: Subject, logits: Tensor, labels: Tensor) -> list[Mistake]:
+    split = subject.split
+    found = worst(logits, labels, subject.classes, WORST)
+    return [replace(mistake, name=split.source.name(int(split.rows[mistake.image]))) for mistake in found]
+
+
+@torch.no_grad()
+def _confidence(subject: Subject, name: str, other: Split, asked: Asked, reporter: Reporter) -> Tensor:
+    """The largest softmax on each image of other data, M float64 on the host."""
+    rows = torch.arange(len(other))
+    if asked.images is not None and asked.images < len(other):
+        drawn = torch.randperm(len(other), generator=generator(asked.seed, "ood", name))
+        rows = drawn[: asked.images].sort().values
+    batches, seen = rows.split(BATCH), []
+    reporter.start(name, len(batches), 0)
+    try:
+        for some in batches:
+            logits = subject.logits(subject.show(other.take(some)))
+            seen.append(logits.double().softmax(1).amax(1).cpu())
+            reporter.step(len(some))
+    finally:
+        reporter.stop()
+    return torch.cat(seen)
+
+
+def _landscape(subject: Subject, asked: Asked, reporter: Reporter) -> Landscape:
+    batches = [(subject.normalise(images), labels) for images, labels in subject.batches()]
+    reporter.start("landscape", asked.points**2, 0)
+    try:
+        return loss_around(subject.network, batches, seed=asked.seed, side=asked.points, told=reporter.step)
+    finally:
+        reporter.stop()

@@ -1,0 +1,119 @@
+"""The files of an evaluation: numbers, tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from augury.errors import UsageError
+from augury.evaluation.drawing import Confidences, drawn
+from augury.evaluation.results import Evaluation
+from augury.evaluation.subject import Subject
+from augury.files import write_text
+
+EVALUATION = "evaluation.json"
+
+
+def choose_folder(runs: Sequence[Path], output: Path | str | None) -> Path:
+    """Where the files go: `output`, else `evaluation` within the only run's folder, or here.
+
+    Raises:
+        UsageError: a folder that holds something else.
+    """
+    if output is None:
+        return runs[0] / "evaluation" if len(runs) == 1 else Path("evaluation")
+    return Path(output).expanduser()
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises: UsageError where the folder holds something that is no evaluation, or cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file. Choose another --output.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION).is_file():
+        raise UsageError(f"{folder} holds other files than an evaluation's. Choose another --output.")
+
+
+def write(evaluation: Evaluation, subjects: Sequence[Subject], confidences: Sequence[Confidences]) -> Evaluation:
+    """Write all files anew, in place of those of an earlier evaluation.
+
+    Args:
+        evaluation: what is found; its `files` are still to come.
+        subjects: its runs.
+        confidences: of each run, for the picture of outliers.
+
+    Returns:
+        the evaluation, with the files' names.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    folder = Path(evaluation.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_earlier(folder)
+        files = list(_tables(evaluation, folder))
+        for name, figure in drawn(evaluation, subjects, confidences):
+            figure.savefig(folder / name, dpi=110)
+            files.append(name)
+        done = replace(evaluation, files=[EVALUATION, *files])
+        write_text(folder / EVALUATION, json.dumps(done.to_json(), indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}). Choose another --output.") from None
+    return done
+
+
+def _remove_earlier(folder: Path) -> None:
+    """An earlier evaluation's files go, so that none is taken for one of this."""
+    try:
+        names = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in names if isinstance(names, list) else []:
+        # Names alone: what says otherwise was not written here.
+        if isinstance(name, str) and Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _tables(evaluation: Evaluation, folder: Path) -> Iterator[str]:
+    yield _csv(folder / "per_class.csv", _class_rows(evaluation))
+    for run in evaluation.runs:
+        names = [row.name for row in run.classes.rows]
+        counts = [[name, *row] for name, row in zip(names, run.classes.confusion, strict=True)]
+        yield _csv(folder / evaluation.file("confusion", run, "csv"), [["true \\ predicted", *names], *counts])
+    changed = list(_changed_rows(evaluation))
+    if changed:
+        titles = ["run", "change", "level", "unit", "images", "top1_percent"]
+        yield _csv(folder / "robustness.csv", [titles, *changed])
+
+
+def _csv(path: Path, rows: Iterable[Sequence[Any]]) -> str:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path.name
+
+
+def _class_rows(evaluation: Evaluation) -> Iterator[list[Any]]:
+    yield ["run", "class", "images", "predicted", "recall_percent", "precision_percent", "f1_percent"]
+    for run in evaluation.runs:
+        for row in run.classes.rows:
+            shares = [None if value is None else round(value, 4) for value in (row.recall, row.precision, row.f1)]
+            yield [run.name, row.name, row.support, row.predicted, *shares]
+
+
+def _changed_rows(evaluation: Evaluation) -> Iterator[list[Any]]:
+    for run in evaluation.runs:
+        for attack in run.attacks:
+            for epsilon, top1 in zip(attack.epsilons, attack.top1, strict=True):
+                yield [run.name, attack.attack, epsilon, "1/255", attack.images, top1]
+        if (found := run.corruptions) is not None:
+            for name, accuracies in found.top1.items():
+                for severity, top1 in enumerate([found.clean, *accuracies]):
+                    yield [run.name, name, severity, "severity", found.images, top1]
+        for name, shift in run.shifts.items():
+            yield [run.name, name, shift.unchanged, shift.axis, shift.images, shift.clean]
+            for strength, top1 in zip(shift.strengths, shift.top1, strict=True):
+                yield [run.name, name, strength, shift.axis, shift.images, top1]
