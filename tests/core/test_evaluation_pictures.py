@@ -80,7 +80,7 @@ def test_the_worst_images_are_shown_as_they_are_with_what_they_are_taken_for() -
     shown = [ax for ax in figure.axes if ax.images]
     assert len(shown) == 10
     assert np.asarray(shown[9].images[0].get_array()) == pytest.approx(images[9, 0].numpy())
-    assert shown[0].get_xlabel() == "is tabby cat\ntaken for dog (98 %)"
+    assert shown[0].get_xlabel() == "is tabby cat\ntaken for dog (98\xa0%)"
     coloured = worst(torch.rand(1, 3, 6, 6), [0], [1], [0.5], ["a", "b $x$"])
     assert coloured.axes[0].images[0].get_array().shape == (6, 6, 3)
     assert rendered(coloured) > 5
@@ -178,5 +178,5 @@ def test_outliers_are_histograms_in_per_cent_of_each_data_sets_images() -> None:
     shares = [patch.get_data().values for patch in figure.axes[0].patches]
     assert [values.sum() for values in shares] == pytest.approx([100, 100])
     assert shares[1] == pytest.approx(np.histogram(other.numpy(), 30, (0, 1))[0])
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["own test images", "noise"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["own images", "noise"]
     assert rendered(figure) > 5

@@ -183,10 +183,10 @@ def test_data_that_are_gone_or_changed_are_refused(run: Result, tmp_path: Path) 
     with pytest.raises(UsageError, match="gone: its images cannot be had: unknown data set"):
         load_subject(gone)
     fewer = changed(run, tmp_path / "fewer", "data.json", "images", "test", value=541)
-    with pytest.raises(UsageError, match="the images are not those that the run was trained on"):
+    with pytest.raises(UsageError, match="the images are not those that the run began with"):
         load_subject(fewer)
     renamed = changed(run, tmp_path / "renamed", "data.json", "classes", 3, value="three")
-    with pytest.raises(UsageError, match="the classes are not those that the run was trained on"):
+    with pytest.raises(UsageError, match="the classes are not those that the run began with"):
         load_subject(renamed)
 
 

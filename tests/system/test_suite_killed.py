@@ -11,6 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from augury_cli.main import main
+
 AUGURY = str(Path(sys.executable).with_name("augury"))
 COMMAND = [
     "compare",
@@ -61,7 +65,9 @@ def table_of(folder: Path) -> Any:
     return [{key: value for key, value in row.items() if key not in timed} for row in said["rows"]]
 
 
-def test_a_suite_killed_twice_gives_the_table_of_one_never_killed(tmp_path: Path) -> None:
+def test_a_suite_killed_twice_gives_the_table_of_one_never_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     first = start(killed)
     kill_when(first, killed / "suite", "isda/seed-0/checkpoints/step-000000024.pt")
@@ -69,10 +75,15 @@ def test_a_suite_killed_twice_gives_the_table_of_one_never_killed(tmp_path: Path
     # In the middle of a pre-train stage.
     kill_when(second, killed / "suite", "resmooth/seed-0/stages/resmooth/network-base/checkpoints/*.pt")
     assert not (killed / "suite" / "comparison.json").exists()
-    for folder in (killed, whole):
-        process = start(folder)
-        _, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err.decode()
+    third = start(killed)
+    _, err = third.communicate(timeout=240)
+    assert third.returncode == 0, err.decode()
+    whole.mkdir()
+    monkeypatch.chdir(whole)
+    monkeypatch.setattr(sys, "argv", ["augury", *COMMAND])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
     assert table_of(killed) == table_of(whole)
     assert (killed / "suite" / "comparison.md").exists()
     assert not list(killed.rglob("*.partial")), "what a kill cut short is written anew"

@@ -38,6 +38,8 @@ def measure(logits: Tensor, labels: Tensor) -> Measures:
     from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
     classes = logits.shape[1]
+    # A confidence of exactly 1 belongs into the last bin.
+    shares = logits.softmax(1).clamp(max=1 - 2**-24)
     top5 = None
     if classes > 5:
         top5 = 100 * float(multiclass_accuracy(logits, labels, classes, average="micro", top_k=5))
@@ -46,7 +48,7 @@ def measure(logits: Tensor, labels: Tensor) -> Measures:
         top1=100 * int((logits.argmax(1) == labels).sum()) / len(labels),
         top5=top5,
         nll=float(F.cross_entropy(logits.double(), labels)),
-        ece=100 * float(multiclass_calibration_error(logits.softmax(1), labels, classes, n_bins=BINS, norm="l1")),
+        ece=100 * float(multiclass_calibration_error(shares, labels, classes, n_bins=BINS, norm="l1")),
     )
 
 

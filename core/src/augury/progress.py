@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from augury.training.watch import Reporter, Silent
@@ -32,7 +33,7 @@ class Bars:
         """Say it once, however many runs it is true of."""
         if line not in self._said:
             self._said.add(line)
-            _tqdm().write(line)
+            _tqdm().write(line, file=sys.stderr)
 
     def read(self, done: int, total: int) -> None:
         """Images are decoded before there is a bar."""

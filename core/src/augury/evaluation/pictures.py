@@ -157,7 +157,8 @@ def worst(
     captions = []
     for label, guess, probability in zip(labels, predicted, probabilities, strict=True):
         truth = textwrap.wrap(f"is {classes[label]}".replace("_", " "), 20)
-        said = textwrap.wrap(f"taken for {classes[guess]} ({100 * probability:.0f} %)".replace("_", " "), 20)
+        sure = f"({100 * probability:.0f}\N{NO-BREAK SPACE}%)"
+        said = textwrap.wrap(f"taken for {classes[guess]} {sure}".replace("_", " "), 20)
         captions.append("\n".join([*truth, *said]).replace("$", r"\$"))
     channels = images.shape[1]
     return captioned_picture(images, captions, [0.0] * channels, [1.0] * channels)
@@ -268,7 +269,7 @@ def outliers(known: ArrayLike, others: Mapping[str, ArrayLike]) -> Figure:
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     ax = figure.subplots()
     edges = np.linspace(0, 1, 31)
-    shares = {name: _histogram(values, edges) for name, values in {"own test images": known, **others}.items()}
+    shares = {name: _histogram(values, edges) for name, values in {"own images": known, **others}.items()}
     for number, (name, share) in enumerate(shares.items()):
         label = name_lines(name, 40)
         if number == 0:

@@ -21,7 +21,7 @@ from augury.data.stream import StreamFeed
 from augury.data.subset import own_subset
 from augury.data.view import DataSet, ImageFormat, decode
 from augury.errors import UsageError
-from augury.training.facts import Begun, begun
+from augury.training.facts import Begun, begun, check_same_data
 from augury.training.result import RESULT
 
 Weights = Literal["best", "last"]
@@ -266,23 +266,12 @@ def _open(folder: Path, config: RunConfig, before: Begun, opened: dict[Any, Data
         except UsageError as error:
             raise UsageError(f"{folder}: its images cannot be had: {error}") from None
         opened[key] = _data_set(splits, collection, form)
-    _refuse_changed(folder, before, opened[key])
+    check_same_data(folder, before, opened[key])
     return opened[key]
 
 
 def _data_set(splits: Splits, collection: Collection, form: ImageFormat) -> DataSet:
     return DataSet(splits, collection.classes, form, [], tuple(collection.skipped), tuple(collection.notes))
-
-
-def _refuse_changed(folder: Path, before: Begun, data: DataSet) -> None:
-    found = {name: getattr(data.splits, name) for name in get_args(SplitName)}
-    images = {name: len(part) for name, part in found.items() if part is not None}
-    for what, then, now in (("classes", before.classes, data.classes), ("images", before.images, images)):
-        if then != now:
-            raise UsageError(
-                f"{folder}: the {what} are not those that the run was trained on: {_short(then)}, now {_short(now)}. "
-                "Bring the old images back."
-            )
 
 
 def _refuse_other(first: Subject, subject: Subject) -> None:

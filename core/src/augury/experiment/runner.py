@@ -119,7 +119,7 @@ def _clashes(suite: Suite, name: str, seed: int, folder: Path, plan: Plan) -> li
     if load_config(place / CONFIG) != suite.run_config(name, seed):
         return [f"{place} holds a run with other settings. Choose another --output, or delete it."]
     try:
-        check_same_data(place, begun(place), plan)
+        check_same_data(place, begun(place), plan.data)
     except UsageError as error:
         return [str(error)]
     return []

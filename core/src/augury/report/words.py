@@ -94,6 +94,8 @@ def answer(comparison: Comparison) -> list[str]:
         parts.append(f"{who} {_SAID[kind].format(is_=is_, base='it' if parts else base)}")
     if not many:
         return ["; ".join(parts) + "."]
+    if list(found) == ["open"]:
+        return [f"None of the {len(others)} compositions is distinguishable from {base}."]
     named = [f"{kind.capitalize()}: {listed(found[kind])}." for kind in found if kind in ("better", "worse")]
     return [f"Of {len(others)} compositions {listed(parts)}.", *named]
 

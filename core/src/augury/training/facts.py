@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from augury.data.subset import digest_of
-from augury.data.view import ImageFormat
+from augury.data.view import DataSet, ImageFormat
 from augury.discovery import GROUP
 from augury.errors import UsageError
 from augury.training.costs import hardware
@@ -26,13 +26,12 @@ def data_facts(plan: Plan) -> dict[str, Any]:
     """The images of a run: the classes by label, the size of each split, how they enter the network."""
     data, form = plan.data, plan.data.format
     test = form.test or form
-    splits = {name: getattr(data.splits, name) for name in ("train", "val", "test")}
     chosen = {} if plan.config.data.subset is None else {"subset": digest_of(data.splits.train.rows)}
     return {
         "dataset": plan.config.data.dataset,
         **chosen,
         "classes": data.classes,
-        "images": {name: len(split) for name, split in splits.items() if split is not None},
+        "images": _counts(data),
         "loader": plan.loader,
         "channels": form.channels,
         "image_size": form.side,
@@ -96,19 +95,23 @@ def begun(folder: Path) -> Begun:
         raise UsageError(f"{folder / DATA}: cannot be read: {error}. Start the run anew.") from None
 
 
-def check_same_data(folder: Path, before: Begun, plan: Plan) -> None:
-    """Compare a resumed run's images with those that it began with.
+def check_same_data(folder: Path, before: Begun, data: DataSet) -> None:
+    """Compare images with those that a run began with.
 
     Raises:
         UsageError: they are not the same.
     """
-    now = data_facts(plan)
-    for key, value in (("classes", before.classes), ("images", before.images)):
-        if value != now[key]:
+    for key, then, now in (("classes", before.classes, data.classes), ("images", before.images, _counts(data))):
+        if then != now:
             raise UsageError(
-                f"{folder}: the {key} are not those that the run began with: {_short(value)}, now {_short(now[key])}. "
+                f"{folder}: the {key} are not those that the run began with: {_short(then)}, now {_short(now)}. "
                 "Bring the old images back, or start a new run."
             )
+
+
+def _counts(data: DataSet) -> dict[str, int]:
+    splits = {name: getattr(data.splits, name) for name in ("train", "val", "test")}
+    return {name: len(split) for name, split in splits.items() if split is not None}
 
 
 def _short(value: Any) -> str:

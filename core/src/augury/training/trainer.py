@@ -231,7 +231,7 @@ def resume(
         return read_result(folder)
     before = begun(folder)
     plan = make_plan(config, register, data, before.format, fresh=not checkpoints(folder))
-    check_same_data(folder, before, plan)
+    check_same_data(folder, before, plan.data)
     # `auto` may choose otherwise on another day, and then the draws would be others.
     plan = dataclasses.replace(plan, loader=before.loader)
     if checkpoints(folder):
