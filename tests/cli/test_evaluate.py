@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from matplotlib.image import imread
 from tests.core.evaluated_runs import finished
 
+from augury.evaluation.metrics import Classes, ClassRow
+from augury_cli.evaluate import _print_classes, _print_confusions
 from augury_cli.main import main
 
 
@@ -111,6 +116,7 @@ BAD = {
     "weights": (["--weights", "first"], "weights must be one of best, last, got `first`"),
     "device": (["--device", "tpu"], "--device must be one of auto, cpu, cuda, cuda:N, got `tpu`"),
     "images": (["--images", "0"], "--images must be 1 or more, got 0"),
+    "batch size": (["--batch-size", "0"], "--batch-size must be 1 or more, got 0"),
     "points": (["--landscape", "--points", "20"], "--points must be an odd number of 5 or more, got 20"),
     "other data": (["--ood", "nothere"], "unknown data set `nothere`"),
     "own data": (["--ood", "digits"], "--ood digits: these are the run's own images"),
@@ -134,3 +140,15 @@ def test_no_run_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = augury(capsys, "evaluate")
     assert code == 2
     assert "RUN" in err
+
+
+def test_long_names_of_classes_are_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    row = ClassRow("x" * 200, 3, 2, 50.0, 50.0, 50.0)
+    classes = Classes(50, 50, [row, replace(row, name="short")], [[1, 1], [0, 1]])
+    found: Any = SimpleNamespace(name="run", classes=classes)
+    _print_classes([found])
+    _print_classes([found, found])
+    _print_confusions(found, several=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) < 100
+    assert sum("x" * 27 + "…" in line for line in lines) == 3

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from augury import measures
+from augury.evaluation import calibration
 from augury.evaluation.calibration import COLDEST, calibrate, fit_temperature, reliability
 from augury.measures import measure
 
@@ -101,8 +103,51 @@ def test_a_split_without_an_error_does_not_determine_the_temperature() -> None:
     assert "does not determine it" in found.note
     # And where every image is mistaken, it is the hottest that is best.
     assert fit_temperature(logits, (labels + 1) % 3) == pytest.approx(100, rel=0.01)
+    # So sure that neither derivative is left in float64.
+    assert fit_temperature(1e4 * logits, labels) == pytest.approx(COLDEST, rel=0.01)
 
 
 def test_logits_far_from_0_do_no_harm() -> None:
     logits, labels = drawn()
     assert fit_temperature(2 * logits + 1e4, labels) == pytest.approx(fit_temperature(2 * logits, labels), rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_newtons_steps_are_few(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+    own = calibration._derivatives
+
+    def counted(logits: torch.Tensor, labels: torch.Tensor, b: float) -> tuple[float, float]:
+        steps.append(b)
+        return own(logits, labels, b)
+
+    monkeypatch.setattr(calibration, "_derivatives", counted)
+    logits, labels = drawn(2000, seed=seed)
+    fit_temperature(1.5 * logits, labels)
+    assert len(steps) <= 10
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = drawn(1000, classes=7)
+    whole = measure(3 * logits, labels), calibrate(3 * logits, labels, (3 * logits, labels))
+    monkeypatch.setattr(measures, "AT_ONCE", 7 * 64)
+    measured, calibrated = measure(3 * logits, labels), calibrate(3 * logits, labels, (3 * logits, labels))
+    assert (measured.top1, measured.top5, measured.ece) == (whole[0].top1, whole[0].top5, whole[0].ece)
+    assert measured.nll == pytest.approx(whole[0].nll, rel=1e-12)
+    assert calibrated.before.images == whole[1].before.images
+    assert calibrated.temperature == pytest.approx(whole[1].temperature, rel=1e-9)
+
+
+def test_measures_are_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+    monkeypatch.setattr(measures, "AT_ONCE", 9 * 100)
+    logits, labels = drawn(1234, classes=9)
+    logits[:50] *= 100
+    found, shares = measure(2 * logits, labels), (2 * logits).softmax(1).clamp(max=1 - 2**-24)
+    assert found.ece == 100 * float(multiclass_calibration_error(shares, labels, 9, n_bins=15, norm="l1"))
+    for value, k in ((found.top1, 1), (found.top5, 5)):
+        assert value == pytest.approx(100 * float(multiclass_accuracy(logits, labels, 9, average="micro", top_k=k)))
+    assert found.nll == pytest.approx(float(torch.nn.functional.cross_entropy(2 * logits.double(), labels)), rel=1e-12)
+    assert found.top5 is not None
+    assert found.top5 > found.top1 + 10

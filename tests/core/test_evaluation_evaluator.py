@@ -6,11 +6,13 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.core.evaluated_runs import finished
 
@@ -18,6 +20,7 @@ from augury.errors import AuguryError, UsageError
 from augury.evaluation import writing
 from augury.evaluation.attacks import ascent, pgd
 from augury.evaluation.evaluator import evaluate
+from augury.evaluation.pictures import Bins, reliability
 from augury.evaluation.results import Evaluation, Shifted
 from augury.evaluation.robustness import attacked_by_fgsm, attacked_by_pgd
 from augury.evaluation.subject import load_subject
@@ -110,7 +113,8 @@ def test_an_attack_of_0_alone_is_the_clean_accuracy(run: Result, tmp_path: Path)
 
 
 def test_epsilons_are_in_units_of_1_255(run: Result) -> None:
-    few = load_subject(run.folder, device="cpu").take(torch.arange(40))
+    whole = load_subject(run.folder, device="cpu")
+    few = replace(whole, split=whole.split.take(torch.arange(40)))
     images, labels = next(few.batches())
     found = attacked_by_pgd(few, [16], 5, Silent())
     _, right = pgd(few.logits, images, labels, 16 / 255, generator(5, "pgd", "16"))
@@ -222,7 +226,9 @@ def test_under_the_papers_protocol_there_is_no_temperature(tmp_path: Path) -> No
     result = finished(tmp_path / "run", data={"protocol": "paper"}, optim={"epochs": 1})
     found = evaluate(result, device="cpu", progress=False)
     assert found.runs[0].calibration.temperature is None
-    assert any("chosen on the test split" in note for note in found.notes)
+    assert any(note.startswith("run: data.protocol=paper") for note in found.notes)
+    last = evaluate(result, weights="last", device="cpu", progress=False)
+    assert not any("chosen on the test split" in note for note in last.notes)
     assert any("no validation split" in note for note in found.notes)
 
 
@@ -262,6 +268,10 @@ def test_nothing_is_written_where_something_else_is(run: Result, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         evaluate(run, output=tmp_path / "file", progress=False)
+    heard = Heard()
+    with pytest.raises(UsageError, match="file/below: cannot be written .* Choose another --output"):
+        evaluate(run, output=tmp_path / "file" / "below", progress=heard)
+    assert heard.images == 0
     assert not (Path(run.folder) / "evaluation").exists()
 
 
@@ -272,6 +282,7 @@ def test_nothing_is_written_where_something_else_is(run: Result, tmp_path: Path)
         ({"pgd": [300]}, "--pgd: an epsilon must be from 0 to 255"),
         ({"points": 4}, "--points must be an odd number of 5 or more, got 4"),
         ({"images": 0}, "--images must be 1 or more, got 0"),
+        ({"batch_size": 0}, "--batch-size must be 1 or more, got 0"),
         ({"ood": ["nothere"]}, "unknown data set `nothere`"),
         ({"split": "train2"}, "split must be one of"),
     ],
@@ -297,3 +308,73 @@ def test_a_network_that_gives_no_numbers_is_refused(run: Result, tmp_path: Path)
 def test_no_change_is_where_the_strengths_begin() -> None:
     assert Shifted(1, 90, "share kept", [0.9, 0.5], [80, 70]).unchanged == 1
     assert Shifted(1, 90, "share blanked", [0.1, 0.5], [80, 70]).unchanged == 0
+
+
+def test_numbers_are_kept_where_a_picture_fails(run: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def savefig(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("no ink")
+
+    monkeypatch.setattr(writing, "drawn", lambda *_: iter([("broken.png", Broken())]))
+    with pytest.raises(RuntimeError, match="no ink"):
+        evaluate(run, output=tmp_path / "out", device="cpu", progress=False)
+    said = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert said["runs"][0]["images"] == 540
+    assert sorted(said["files"]) == sorted(path.name for path in (tmp_path / "out").iterdir())
+
+
+def test_names_of_files_are_short_and_no_two_runs_the_same(both: Evaluation) -> None:
+    names = ["a/b-c", "a-b/c", "plain", "PLAIN", "x" * 250, "x" * 249 + "y", "\u65e5" * 80]
+    runs = [replace(both.runs[0], name=name) for name in names]
+    evaluation = replace(both, runs=runs)
+    files = [evaluation.file("confusion", run, "png") for run in runs]
+    assert len({file.casefold() for file in files}) == len(names)
+    assert max(len(f"{file}.partial".encode()) for file in files) <= 255
+    assert replace(both, runs=runs[1:3]).file("worst", runs[1], "png") == "worst-a-b-c.png"
+
+
+def test_attacks_take_no_more_images_at_once_than_the_training(run: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = load_subject(run.folder, device="cpu")
+    sizes: list[int] = []
+    own = type(subject).logits
+
+    def counted(self: Any, images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return own(self, images)
+
+    monkeypatch.setattr(type(subject), "logits", counted)
+    few = replace(subject, split=subject.split.take(torch.arange(60)))
+    attacked_by_fgsm(few, [1], Silent())
+    attacked_by_pgd(few, [1], 0, Silent())
+    assert max(sizes) == subject.config.optim.batch_size == 25
+    assert replace(subject, batch_size=10).attacked_at_once == 10
+    optim = subject.config.optim.model_copy(update={"accumulation": 5})
+    subject.config = subject.config.model_copy(update={"optim": optim})
+    assert subject.attacked_at_once == 5
+
+
+def test_too_little_memory_says_what_to_do(run: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("augury.evaluation.evaluator.attacked_by_fgsm", full)
+    with pytest.raises(AuguryError, match="batches of 64 images. Take fewer: --batch-size 16"):
+        evaluate(run, fgsm=[1], batch_size=64, output=tmp_path / "out", device="cpu", progress=False)
+
+
+@pytest.mark.usefixtures("_undrawn")
+def test_unreadable_images_of_others_are_noted(run: Result, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").write_bytes(b"no image")
+    others = str(tmp_path / "photos")
+    found = evaluate(run, ood=[others], output=tmp_path / "out", device="cpu", progress=False)
+    assert found.runs[0].outliers[0].images == 1
+    assert any("1 of its images cannot be read" in note and "b.png" in note for note in found.notes)
+
+
+def test_letters_that_no_font_has_are_drawn_in_silence(tmp_path: Path) -> None:
+    # Warnings are errors here.
+    bins = Bins([0.5], [0.5], [3], 0.0)
+    writing.save_picture(reliability({"\u65e5\u672c \u0985": bins}), tmp_path / "one.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["one.png"]

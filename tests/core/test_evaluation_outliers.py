@@ -12,8 +12,9 @@ from tests.core.evaluated_runs import finished
 
 from augury.config import DataConfig
 from augury.errors import UsageError
-from augury.evaluation.outliers import open_outliers, separate
+from augury.evaluation.outliers import open_outliers, separate, shown
 from augury.evaluation.subject import load_subject
+from augury.training.watch import Silent
 
 
 def scores(*values: float) -> torch.Tensor:
@@ -96,3 +97,23 @@ def test_what_cannot_serve_is_refused(tmp_path: Path) -> None:
     own = str(photographs(tmp_path / "photos").resolve())
     with pytest.raises(UsageError, match="the run's own images"):
         open_outliers(own + "/", DataConfig(dataset=own), 1)
+
+
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
+    subject = load_subject(finished(tmp_path / "run", optim={"epochs": 1}).folder, device="cpu")
+    folder = photographs(tmp_path / "photos")
+    split = open_outliers(str(folder), subject.config.data, subject.channels)
+    with torch.no_grad():
+        expected = subject.logits(subject.show(split)).double().softmax(1).amax(1)
+    assert torch.equal(shown(subject, split, "photos", Silent())[0], expected)
+    (folder / "deep" / "b.jpg").write_bytes(b"no image")
+    scores, unread = shown(subject, split, "photos", Silent())
+    assert torch.allclose(scores, expected[[0, 2]])
+    assert [Path(name).name for name in unread] == ["b.jpg"]
+    # Batches of which nothing is left as well.
+    subject.batch_size = 1
+    assert torch.allclose(shown(subject, split, "photos", Silent())[0], expected[[0, 2]])
+    for name in ("a.png", "deep/deeper/c.png"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UsageError, match="none of 3 images can be read"):
+        shown(subject, split, "photos", Silent())

@@ -20,14 +20,15 @@ from tests.core.small_runs import StopsAfter, rows_of, small
 
 import augury
 from augury.errors import AuguryError, UsageError
-from augury.experiment.jobs import Task, in_processes
+from augury.experiment.jobs import in_processes
 from augury.experiment.runner import finish, run_suite
-from augury.experiment.suite import Suite, folder_of, make_suite, parse_compositions
+from augury.experiment.suite import Composition, Suite, folder_of, make_suite, parse_compositions
 from augury.experiment.table import Comparison
+from augury.experiment.worker import Task
 from augury.registry import Register
 from augury.training.plan import make_plan
 from augury.training.result import Result, read_result
-from augury.training.trainer import Trainer
+from augury.training.trainer import Trainer, train
 from augury.training.watch import Interrupted, Reporter, Silent
 
 SHORT: dict[str, Any] = {"optim": {"epochs": 1}}
@@ -167,6 +168,7 @@ def tasks_of(suite: Suite, folder: Path) -> list[Task]:
     ]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(AuguryError, match="killed for want of memory perhaps, at one of: baseline, seed 3"):
         in_processes(tasks_of(suite_of(seeds=1), tmp_path), killed, 1, [], None, Silent())
@@ -182,6 +184,44 @@ def test_ctrl_c_lets_every_process_write_its_checkpoint(tmp_path: Path) -> None:
     assert left, "at least the one that made a step"
     assert not list(tmp_path.rglob("result.json"))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_ctrl_c_in_a_runs_last_evaluation_ends_the_suite_after_that_run(tmp_path: Path) -> None:
+    class AtTheEnd(Silent):
+        def epoch(self, row: dict[str, Any]) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    suite = suite_of("isda", seeds=1)
+    with pytest.raises(Interrupted, match="Go on with the same command"):
+        run_suite(suite, tmp_path / "suite", reporter=AtTheEnd())
+    assert read_result(folder_of(tmp_path / "suite", "baseline", 3)).epochs == 1
+    assert not folder_of(tmp_path / "suite", "isda", 3).exists()
+    run_suite(suite, tmp_path / "suite")
+
+
+def test_a_composition_with_another_network_gets_the_images_as_that_one_wants_them(tmp_path: Path) -> None:
+    for number in range(20):
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (12 * number, 100, 10)).save(tmp_path / "data" / name / f"{number}.png")
+    config = small(
+        data={"dataset": str(tmp_path / "data"), "images_per_class": None, "augmented": "flip"},
+        optim={"epochs": 1, "batch_size": 4},
+    )
+    other = Composition(settings={"model": {"name": "test_resnet"}})
+    run_suite(make_suite(config, {"other": other}, seeds=1), tmp_path / "suite")
+    alone = config.model_copy(update={"model": config.model.model_copy(update={"name": "test_resnet"})})
+    train(alone, tmp_path / "alone")
+    found = folder_of(tmp_path / "suite", "other", 3)
+    facts = [json.loads((place / "data.json").read_text())["image_size"] for place in (found, tmp_path / "alone")]
+    assert facts == [160, 160]
+    assert rows_of(found) == rows_of(tmp_path / "alone")
+
+
+def test_equal_compute_needs_runs_that_go_to_their_end(tmp_path: Path) -> None:
+    suite = make_suite(small(train={"patience": 1}), {}, seeds=1, equal="compute")
+    with pytest.raises(UsageError, match="train.patience=1 ends runs early"):
+        run_suite(suite, tmp_path / "suite")
 
 
 def test_two_programs_do_not_carry_out_one_suite_at_once(tmp_path: Path) -> None:
@@ -207,7 +247,7 @@ def test_two_programs_do_not_carry_out_one_suite_at_once(tmp_path: Path) -> None
 def test_a_folder_with_other_runs_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     run_suite(suite_of(seeds=1), tmp_path / "suite")
     other = make_suite(small(optim={"epochs": 1, "lr": 0.01}), parse_compositions(["isda"]), seeds=1)
-    with pytest.raises(UsageError, match="baseline/seed-3 holds a run with other settings"):
+    with pytest.raises(UsageError, match="baseline/seed-3 holds a run with other settings: optim.lr is 0.05, now 0.01"):
         run_suite(other, tmp_path / "suite")
     assert not folder_of(tmp_path / "suite", "isda", 3).exists()
 
@@ -228,11 +268,21 @@ def test_runs_on_other_images_are_refused_by_name(tmp_path: Path) -> None:
         run_suite(suite, tmp_path / "suite")
 
 
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter-1.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and holds no comparison"):
+        run_suite(suite_of(seeds=1), tmp_path / "thesis")
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter-1.txt"]
+
+
 def test_what_a_kill_before_the_first_step_leaves_is_no_obstacle(tmp_path: Path) -> None:
     place = folder_of(tmp_path / "suite", "baseline", 3)
     place.mkdir(parents=True)
+    (tmp_path / "suite" / "suite.json").write_text("{}")
     (place / "data.json").write_text("{")
     (place / "config.json.partial").write_text("{")
+    (place / "subset.json").write_text("{")
     run_suite(suite_of(seeds=1), tmp_path / "suite")
     assert read_result(place).epochs == 1
     shutil.rmtree(place)
@@ -264,7 +314,10 @@ def test_equal_compute_gives_everyone_the_bases_forward_passes(tmp_path: Path) -
 
 def test_a_budget_without_room_for_one_epoch_is_refused(tmp_path: Path) -> None:
     suite = make_suite(small(optim={"epochs": 1}), parse_compositions(["agmax"]), seeds=1, equal="compute")
-    with pytest.raises(UsageError, match="composition agmax: one epoch takes 200 forward passes, and the base's 100"):
+    with pytest.raises(
+        UsageError,
+        match="composition agmax: one epoch takes 200 forward passes, and the base's 100 .* optim.epochs to 2 or more",
+    ):
         run_suite(suite, tmp_path / "suite")
 
 
@@ -286,10 +339,10 @@ def test_compare_in_python_is_typed_and_quiet_when_asked(tmp_path: Path, capfd: 
     assert found.rows[0].difference is None
     assert found.rows[1].difference is not None
     assert capfd.readouterr() == ("", "")
-    augury.compare(["isda", "dcutmix"], settings=settings, seeds=2, folder=tmp_path / "two")
+    augury.compare(["isda"], settings={**settings, "seed": 1}, seeds=1, folder=tmp_path / "two")
     out, err = capfd.readouterr()
     assert out == ""
-    assert "dcutmix, seed 1" in err
+    assert "isda, seed 1" in err
 
 
 def test_compare_in_python_refuses_what_it_cannot_take(tmp_path: Path) -> None:
@@ -299,5 +352,12 @@ def test_compare_in_python_refuses_what_it_cannot_take(tmp_path: Path) -> None:
         augury.compare(["isda"], seeds=0)
     with pytest.raises(UsageError, match="unknown key `lrr`"):
         augury.compare(["isda"], settings={"optim.lrr": 1}, folder=tmp_path)
+    with pytest.raises(UsageError, match="equal must be one of epochs, compute, got 'time'"):
+        augury.compare(["isda"], equal="time", folder=tmp_path)  # type: ignore[arg-type]
+    for wrong in ({"x": 3}, {"x": [3]}, [("isda",)], {"x": [("isda", {}, 3)]}):
+        with pytest.raises(UsageError, match="must be"):
+            augury.compare(wrong, folder=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"Write \['cuda:0', 'cuda:1'\]"):
+        augury.compare(["isda"], devices="cuda:0,cuda:1", folder=tmp_path)
     with pytest.raises(UsageError, match="`cuda:99` must be one of this machine's GPUs"):
         augury.compare(["isda"], devices=["cuda:99"], folder=tmp_path)

@@ -111,7 +111,9 @@ def _stop_at_once(config: RunConfig, folder: Path) -> None:
 def test_a_resumed_run_keeps_the_loader_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(augury.AuguryError):
         _stop_at_once(small(data={"loader": "auto"}), tmp_path / "run")
-    monkeypatch.setattr("augury.training.plan.psutil.virtual_memory", lambda: type("Free", (), {"available": 0}))
+    monkeypatch.setattr(
+        "augury.training.plan.psutil.virtual_memory", lambda: type("Free", (), {"available": 0, "total": 2**30})
+    )
     used: list[str] = []
     run = Loop.run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
@@ -21,7 +22,9 @@ from tests.core.report_folders import CLASSES, GAINS, NOTE, dump, save, write_ru
 from augury.errors import UsageError
 from augury.experiment.suite import folder_of
 from augury.report import write_report
+from augury.report.compared import cost
 from augury.report.gather import gather
+from augury.report.measured import measured
 from augury.report.settings import differing, flatten
 from augury.report.words import answer
 
@@ -154,6 +157,16 @@ def test_the_charts_hold_the_numbers(suite: Path, page: Page) -> None:
     assert [trace["x"] for trace in passes["data"]] == [[2400.0]] * 4 + [[4800.0]]
     # One colour a composition, in whichever chart.
     assert [t["meta"]["colour"] for t in passes["data"]] == [t["meta"]["colour"] for t in curves["lr"]["data"][-5:]]
+
+
+@pytest.mark.parametrize(("equal", "first"), [("epochs", "forward_passes"), ("compute", "seconds")])
+def test_costs_open_on_what_tells_the_compositions_apart(suite: Path, equal: str, first: str) -> None:
+    comparison = gather(suite).comparison
+    assert comparison is not None
+    chart = cost(dataclasses.replace(comparison, equal=equal))
+    assert chart is not None
+    assert chart.variants[0].key == first
+    assert {"forward_passes", "seconds"} <= {variant.key for variant in chart.variants}
 
 
 def test_plotly_takes_the_charts(page: Page) -> None:
@@ -308,6 +321,14 @@ def test_many_compositions_are_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_none_of_many_is_said_at_once(tmp_path: Path) -> None:
+    gains = {"baseline": 0.0, **{f"isda:x={n}": 0.0 for n in range(5)}}
+    write_suite(tmp_path / "suite", gains, (0, 1, 2))
+    shown = Page(write_report(tmp_path / "suite")).shown
+    assert "None of the 5 compositions is distinguishable from the baseline." in shown
+    assert "Of 5 compositions" not in shown
+
+
 # A file, what in it is replaced (all of it when None) by what, and what the page says.
 DAMAGE: dict[str, tuple[str, str | None, str | bytes, str]] = {
     "settings": ("isda/seed-1/config.json", None, "{", "isda/seed-1/config.json cannot be read"),
@@ -331,6 +352,8 @@ DAMAGE: dict[str, tuple[str, str | None, str | bytes, str]] = {
     ),
     "table": ("comparison.json", None, "[]", "comparison.json: cannot be read"),
     "a word in the table": ("comparison.json", '"epochs": 4.0', '"epochs": "<b>"', "cannot be read: `rows.0.epochs`"),
+    "a base without a row": ("comparison.json", '"base": "baseline"', '"base": "x"', "has no row of its base `x`"),
+    "an infinite cost": ("comparison.json", '"epochs": 4.0', '"epochs": 1e999', "says of `baseline.epochs` what is no"),
     "picture": ("isda/seed-0/figures/batch.png", None, "no picture", "batch.png cannot be shown"),
     "no object": (
         "isda/seed-1/data.json",
@@ -354,6 +377,26 @@ def test_what_is_damaged_is_named(tmp_path: Path, name: str) -> None:
     else:
         path.write_text(new if old is None else path.read_text().replace(old, new))
     assert said in Page(write_report(tmp_path / "suite")).shown
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e308])
+@pytest.mark.parametrize("key", ["mean", "low", "high"])
+def test_a_difference_that_is_no_number_breaks_no_page(tmp_path: Path, key: str, value: float) -> None:
+    write_suite(tmp_path / "suite", {"baseline": 0.0, "isda": 1.0}, (0, 1), epochs=2)
+    path = tmp_path / "suite" / "comparison.json"
+    said = json.loads(path.read_text())
+    said["rows"][1]["difference"][key] = value
+    dump(path, said)
+    page = Page(write_report(tmp_path / "suite"))
+    told = f"comparison.json says of `isda.difference.{key}` what is no finite number." in page.shown
+    assert told == (value != 1e308 and not (key == "mean" and math.isnan(value)))
+    assert "curves" in page.charts
+
+
+def test_what_lies_beside_a_run_is_none_of_the_comparisons(tmp_path: Path) -> None:
+    write_suite(tmp_path / "suite", {"baseline": 0.0, "isda": 1.0}, (0, 1), epochs=2)
+    write_run(tmp_path / "suite" / "baseline" / "seed-0-subset", epochs=2)
+    assert "4 of 4" in Page(write_report(tmp_path / "suite")).shown
 
 
 def test_a_table_without_rows_is_damaged(tmp_path: Path) -> None:
@@ -389,6 +432,52 @@ def test_an_evaluation_is_shown_beside_and_by_itself(tmp_path: Path) -> None:
         assert "<i>few</i>" in page.shown
         shown = [image["alt"] for image in page.of("img")][:2]
         assert shown == ["Confusion matrix", "Attacks"]
+
+
+EVALUATED: dict[str, Any] = {
+    "name": "run",
+    "measures": {"top1": 91.5},
+    "attacks": [{"attack": "fgsm", "images": 50, "epsilons": [0, 1, 2.5], "top1": [90.0, 41.25, 3.5]}],
+    "corruptions": {"clean": 90.5, "mean": 60.125, "groups": {"noise": 55.5}, "top1": {"fog": [1, 2, 3, 4, 5]}},
+    "shifts": {"color_jitter": {"clean": 92.5, "strengths": [1, 2], "top1": [80.0, 71.0]}},
+    "outliers": [{"name": "letters", "images": 9, "auroc": 88.75, "fpr95": 41.5, "confidence": 0.5}],
+    "landscape": {"rise": 1.75, "loss": [[1.0, None]]},
+}
+
+
+def test_an_evaluation_shows_every_number_that_was_asked_for(tmp_path: Path) -> None:
+    unlike = {**EVALUATED, "name": "other", "attacks": [], "landscape": {"rise": None}}
+    dump(tmp_path / "evaluation.json", {"runs": [EVALUATED, unlike]})
+    page = Page(write_report(tmp_path))
+    for title, *cells in (
+        ("top-1 / %", "91.500", "91.500"),
+        ("FGSM not attacked, top-1 / %", "90.000", "–"),
+        ("FGSM 1/255, top-1 / %", "41.250", "–"),
+        ("FGSM 2.5/255, top-1 / %", "3.500", "–"),
+        ("not corrupted, top-1 / %", "90.500", "90.500"),
+        ("corrupted, mean top-1 / %", "60.125", "60.125"),
+        ("corrupted by noise, mean top-1 / %", "55.500", "55.500"),
+        ("not shifted, top-1 / %", "92.500", "92.500"),
+        ("color jitter, mean top-1 of 2 strengths / %", "75.500", "75.500"),
+        ("letters as outliers, AUROC / %", "88.750", "88.750"),
+        ("letters taken for own / %", "41.500", "41.500"),
+        ("rise of the loss nearby / nats", "1.750", "not finite"),
+    ):
+        assert page.row(title) == [title, *cells]
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "<b>", [1], [[1]], {"a": 1}, {"a": [1]}, {"groups": 3, "rise": "x"}, [{}]])
+def test_a_damaged_evaluation_shows_what_is_left(wrong: Any) -> None:
+    for key in EVALUATED:
+        left = {"outliers": "top-1 / %"}.get(key, "letters as outliers, AUROC / %")
+        assert measured({**EVALUATED, key: wrong})[left] in ("88.750", "91.500")
+    for key in ("attacks", "outliers"):
+        (whole,) = EVALUATED[key]
+        for at in whole:
+            assert measured({**EVALUATED, key: [{**whole, at: wrong}]})["top-1 / %"] == "91.500"
+    for key in ("corruptions", "landscape"):
+        for at in EVALUATED[key]:
+            assert measured({**EVALUATED, key: {**EVALUATED[key], at: wrong}})["top-1 / %"] == "91.500"
 
 
 def test_a_folder_that_moved_is_read_where_it_is(suite: Path, tmp_path: Path) -> None:

@@ -69,7 +69,11 @@ def test_the_order_in_the_file_does_not_matter_and_images_per_class_comes_after(
         ({"rows": [5000]}, "below `images`"),
         ({"rows": [True, 2]}, "whole numbers"),
         ({"rows": None}, "'rows' is missing"),
-        ({"labels": None}, "`labels` is missing"),
+        ({"labels": None}, "'labels' is missing"),
+        ({"classes": 5}, "its `classes` must be a list of texts, got 5"),
+        ({"classes": [1, 2]}, "its `classes` must be a list of texts"),
+        ({"images": True}, "its `images` must be a whole number, got true"),
+        ({"split_seed": "0"}, "its `split_seed` must be a whole number, got"),
     ],
 )
 def test_damaged_files_are_refused(values: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -94,7 +98,17 @@ def test_another_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"images of `digits` \(1797 images in 10 classes\), and `synthetic:\S+` here"):
         make_plan(with_subset(path, dataset="synthetic:classes=4,images=400"))
     changed(path, labels="0" * 16)
-    with pytest.raises(UsageError, match="is another data set"):
+    with pytest.raises(UsageError, match="`digits` here has as many, but the images' labels differ"):
+        make_plan(with_subset(path))
+    changed(path, classes=[*"012345678", "x"])
+    with pytest.raises(UsageError, match=r"`digits` here has other classes \(`9` in the place of `x`\)"):
+        make_plan(with_subset(path))
+
+
+def test_null_is_no_list_of_classes(tmp_path: Path) -> None:
+    path = subset(tmp_path / "some.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": None}))
+    with pytest.raises(UsageError, match="its `classes` must be a list of texts, got null"):
         make_plan(with_subset(path))
 
 

@@ -92,6 +92,26 @@ def test_folders_hold_any_name(tmp_path: Path) -> None:
         assert place.name == "seed-3"
 
 
+@pytest.mark.parametrize("names", [("λ", "μ"), ("a/b", "a_b"), ("x" * 300, "x" * 301), ("..", "."), ("a:b", "A/b")])
+def test_no_two_compositions_share_a_folder(tmp_path: Path, names: tuple[str, str]) -> None:
+    one, other = (folder_of(tmp_path, name, 0) for name in names)
+    assert str(one).casefold() != str(other).casefold()
+    one.mkdir(parents=True)
+
+
+@pytest.mark.parametrize("names", [["ISDA", "isda"], ["a:b", "a_b"], [""], ["comparison.json"]])
+def test_names_that_would_share_a_folder_are_refused(names: list[str]) -> None:
+    with pytest.raises(UsageError, match="cannot be a folder's, or is too much like another's"):
+        make_suite(small(), {name: Composition() for name in names})
+
+
+def test_files_of_a_composition_are_found_from_any_folder() -> None:
+    suite = make_suite(small(), {"x": Composition(settings={"model": {"checkpoint": "w.safetensors"}})})
+    checkpoint = suite.run_config("x", 3).model.checkpoint
+    assert checkpoint is not None
+    assert Path(checkpoint).is_absolute()
+
+
 FILE = """
 title = "what helps on digits"
 
@@ -150,6 +170,13 @@ def test_what_is_wrong_in_a_suites_file_is_told(tmp_path: Path, text: str, told:
     with pytest.raises(UsageError, match=told) as error:
         read_suite(path)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_methods_with_commas_between_are_refused_with_what_was_meant() -> None:
+    with pytest.raises(
+        UsageError, match=r"join them with \+ \(isda\+agmax\), or compare each alone with --with-each isda,agmax"
+    ):
+        parse_compositions(["isda,agmax"])
 
 
 def test_a_suites_file_that_is_not_there(tmp_path: Path) -> None:

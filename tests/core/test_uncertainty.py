@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
 import json
 import math
 from pathlib import Path
@@ -18,11 +20,18 @@ from torch import Tensor, nn
 
 import augury
 from augury.config import parse_method
-from augury.errors import UsageError
+from augury.errors import AuguryError, UsageError
 from augury.evaluation import uncertainty as module
 from augury.evaluation.subject import Subject, load_subject
 from augury.evaluation.uncertainty import Uncertainty, choose_subset, measure_uncertainty
-from augury.evaluation.uncertainty_files import COLUMNS, write_uncertainty
+from augury.evaluation.uncertainty_files import (
+    COLUMNS,
+    check_output,
+    entropy_cells,
+    most_uncertain,
+    uncertainty_picture,
+    write_uncertainty,
+)
 from augury.randomness import generator
 from augury.training.plan import make_plan
 from augury.training.trainer import train
@@ -142,6 +151,13 @@ def test_reliability_is_spearmans_and_browns() -> None:
     wanted = spearmanr(one, other).statistic
     assert module._reliability(one, other) == pytest.approx(2 * wanted / (1 + wanted))
     assert module._reliability(one, -one) == 0
+    # Entropies of a sure network are often equal.
+    one, other = one.round(decimals=1), other.round(decimals=1)
+    wanted = spearmanr(one, other).statistic
+    assert module._reliability(one, other) == pytest.approx(2 * wanted / (1 + wanted))
+    zeros = torch.zeros(200, dtype=torch.float64)
+    assert module._reliability(zeros, zeros) == 0
+    assert module._reliability(one, zeros) == 0
 
 
 def test_reliability_foretells_the_agreement_of_two_seeds(run: Path) -> None:
@@ -194,6 +210,20 @@ def test_a_run_that_mixes_nothing_says_what_to_do(tmp_path: Path, run: Path) -> 
         measure_uncertainty(run, passes=0)
 
 
+def test_a_network_without_finite_answers_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(*asked: Any) -> Subject:
+        subject = load_subject(*asked)
+        cast(Any, subject.network.get_classifier()).bias[3] = -math.inf
+        return subject
+
+    monkeypatch.setattr(module, "load_subject", loaded)
+    with pytest.raises(
+        AuguryError, match="numbers that are not finite on 250 of a group of 250 images, so nothing"
+    ) as end:
+        measure_uncertainty(run, passes=1, device="cpu")
+    assert end.value.exit_code == 1
+
+
 def planted(entropies: list[float], labels: list[int]) -> Uncertainty:
     split = SimpleNamespace(labels=torch.tensor(labels))
     values = torch.tensor(entropies, dtype=torch.float64)
@@ -227,7 +257,9 @@ def test_files_hold_every_image_and_train_a_run(found: Uncertainty, tmp_path: Pa
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     split = found.subject.split
-    assert [int(row["index"]) for row in rows] == sorted(split.rows.tolist())
+    assert sorted(int(row["index"]) for row in rows) == sorted(split.rows.tolist())
+    entropies = [float(row["entropy"]) for row in rows]
+    assert entropies == sorted(entropies, reverse=True)
     for place in (0, 100):
         (row,) = [row for row in rows if int(row["index"]) == int(split.rows[place])]
         assert float(row["entropy"]) == pytest.approx(float(found.entropy[place]), abs=1e-6)
@@ -244,3 +276,81 @@ def test_files_hold_every_image_and_train_a_run(found: Uncertainty, tmp_path: Pa
     wanted: Tensor = split.rows[choose_subset(found, 0.2)]
     assert sorted(part.rows.tolist()) == sorted(wanted.tolist())
     assert torch.bincount(part.labels).tolist() == [5] * 10
+
+
+def test_the_most_uncertain_come_first_and_equal_ones_in_the_order_of_the_data() -> None:
+    found = planted([0.5, 0.9, 0.5, 0.1], [0, 0, 0, 0])
+    cast(Any, found.subject.split).rows = torch.tensor([7, 3, 2, 9])
+    assert most_uncertain(found).tolist() == [1, 2, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([1.3, 1.25, 0.0], ["1.30", "1.25", "0.00"]),
+        ([1.0986, 1.0984, 1.0981], ["1.0986", "1.0984", "1.0981"]),
+        ([0.0, 0.0], ["0.00", "0.00"]),
+        ([1.0986123, 1.0986122], ["1.10", "1.10"]),
+        ([1.0986123, 1.0986122, 1.0985], ["1.0986", "1.0986", "1.0985"]),
+    ],
+)
+def test_entropies_have_the_digits_that_tell_them_apart(values: list[float], cells: list[str]) -> None:
+    assert entropy_cells(values) == cells
+
+
+def test_captions_of_the_picture_are_whole(found: Uncertainty) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    classes = [f"a class of a very long name, number {label}" for label in range(10)]
+    named = dataclasses.replace(found, subject=dataclasses.replace(found.subject, classes=classes))
+    for drawn in (found, named):
+        figure = uncertainty_picture(drawn)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        for part in cast(Any, figure).subfigs[1:]:
+            for ax in part.axes:
+                box = ax.xaxis.label.get_window_extent()
+                assert box.y0 >= part.bbox.y0
+                assert ax.get_window_extent().width > 100
+
+
+def test_names_in_any_script_raise_no_warning(found: Uncertainty, tmp_path: Path) -> None:
+    subject = dataclasses.replace(found.subject, classes=["\u732b"] * 10)
+    # Warnings are errors here.
+    write_uncertainty(dataclasses.replace(found, subject=subject), tmp_path / "out")
+
+
+def test_a_later_call_leaves_no_subset_of_an_earlier_one(found: Uncertainty, tmp_path: Path) -> None:
+    write_uncertainty(found, tmp_path / "out", keep=0.2)
+    assert [file.name for file in write_uncertainty(found, tmp_path / "out")] == ["uncertainty.csv", "uncertainty.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["uncertainty.csv", "uncertainty.png"]
+
+
+def test_folders_that_cannot_be_written_to_are_refused_and_nothing_is_left(found: Uncertainty, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / "uncertainty.csv").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "subset.json"):
+        (tmp_path / "run" / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    for folder, told in (
+        (Path("/proc/self"), "cannot be written to"),
+        (tmp_path / "file", "cannot be written to"),
+        (tmp_path / "file" / "in", "cannot be written to"),
+        (tmp_path / "taken", "uncertainty.csv is a folder, not a file. Choose another --output"),
+        (tmp_path / "run", "is a run's folder"),
+    ):
+        for attempt in (check_output, lambda there: write_uncertainty(found, there)):
+            with pytest.raises(UsageError, match=told):
+                attempt(folder)
+    check_output(tmp_path / "new" / "inner")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_disk_that_fills_is_told(found: Uncertainty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("augury.evaluation.uncertainty_files._write_table", full)
+    with pytest.raises(UsageError, match=r"out: cannot be written to \(No space left on device\)"):
+        write_uncertainty(found, tmp_path / "out")

@@ -86,6 +86,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(whole: Path, tmp_path: Path)
     same(whole, folder)
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_of_an_epoch_and_resumed_is_the_same(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = stop(folder, signal.SIGINT, lambda: len(rows(folder)) >= 2)

@@ -115,6 +115,10 @@ def compare(
         seeds=seeds or said.get("seeds", 5),
         equal=equal or said.get("equal", "epochs"),
     )
+    if len(suite.compositions) == 1:
+        raise UsageError(
+            f"there is nothing to compare {base} with. Name compositions: --with-each METHOD,METHOD, --with."
+        )
     register = open_register([name for c in suite.compositions.values() for name, _ in c.methods], trust)
     folder = output or Path(suite_file.stem if suite_file is not None else "compare")
     from augury.experiment.runner import run_suite
@@ -131,16 +135,13 @@ def compare(
 
 
 def _devices(device: str | None, config: Any) -> tuple[list[str], Any]:
-    """The GPUs to spread over, and the settings with the kind of device."""
+    """The GPUs to spread over, or the settings with another kind of device."""
     if device is None:
         return [], config
     devices = [name.strip() for name in device.split(",") if name.strip()]
     if devices in (["cpu"], ["auto"], ["cuda"]):
         return [], config.model_copy(update={"device": devices[0]})
-    from augury.experiment.jobs import check_devices
-
-    check_devices(devices)
-    return devices, config.model_copy(update={"device": "cuda"})
+    return devices, config
 
 
 def _print(comparison: Comparison) -> None:

@@ -17,6 +17,8 @@ ALL_FGSM, ALL_PGD = "1,2,4,8", "4"
 """What --all attacks with."""
 FEW_CLASSES = 20
 """Of which a table is printed; that of more is in the file alone."""
+LETTERS = 28
+"""Of a class's name."""
 
 
 def evaluate(
@@ -59,6 +61,9 @@ def evaluate(
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", help="Most images at once: fewer take less memory.")
+    ] = 256,
     as_json: AsJson = False,
 ) -> None:
     """Look closely at trained networks: classes, confusion, worst images, calibration, and how they bear changes.
@@ -88,6 +93,7 @@ def evaluate(
             seed=seed,
             output=output,
             device=device,
+            batch_size=batch_size,
             progress=terminal,
         )
     if as_json:
@@ -175,15 +181,19 @@ def _print_classes(runs: list[Evaluated]) -> None:
         return
     if len(runs) == 1:
         titles = ["class", "images", "recall / %", "precision / %", "F1 / %"]
-        rows = [[c.name, str(c.support), *map(_share, (c.recall, c.precision, c.f1))] for c in classes]
+        rows = [[_short(c.name), str(c.support), *map(_share, (c.recall, c.precision, c.f1))] for c in classes]
     else:
         titles = ["recall / %", "images", *(run.name for run in runs)]
         rows = [
-            [c.name, str(c.support), *(_share(run.classes.rows[label].recall) for run in runs)]
+            [_short(c.name), str(c.support), *(_share(run.classes.rows[label].recall) for run in runs)]
             for label, c in enumerate(classes)
         ]
     print_rows(titles, rows, right=titles[1:], head=titles[:1])
     typer.echo()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 
 
 def _share(value: float | None) -> str:
@@ -192,7 +202,7 @@ def _share(value: float | None) -> str:
 
 def _print_confusions(run: Evaluated, *, several: bool) -> None:
     """The classes that are taken for another most often."""
-    names = [row.name for row in run.classes.rows]
+    names = [_short(row.name) for row in run.classes.rows]
     pairs = [
         (count, names[true], names[taken])
         for true, counts in enumerate(run.classes.confusion)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from augury_cli.settings import AsJson, Trust, open_register
-from augury_cli.tables import print_fields, print_json
+from augury_cli.tables import print_fields, print_json, print_rows
+
+if TYPE_CHECKING:
+    from augury.evaluation.uncertainty import Uncertainty
+
+NAMED = 5
+"""Of the most uncertain images."""
 
 
 def uncertainty(
@@ -30,7 +36,8 @@ def uncertainty(
         typer.Option("--keep", metavar="SHARE", help="Write a subset of so much of each class, for --subset."),
     ] = None,
     end: Annotated[
-        str, typer.Option("--end", metavar="WHICH", help="What the subset keeps: uncertain or certain images.")
+        str,
+        typer.Option("--end", metavar="WHICH", help="With --keep, what the subset keeps: uncertain or certain images."),
     ] = "uncertain",
     weights: Annotated[str, typer.Option("--weights", metavar="WHICH", help="Of the best or the last epoch.")] = "best",
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of all that is drawn.")] = 0,
@@ -50,13 +57,14 @@ def uncertainty(
     named = None if methods is None else [parse_method(text) for text in methods]
     used = [m.name for m in load_config(run / "config.json").methods] if named is None else [name for name, _ in named]
     register = open_register(used, trust)
-    from augury.evaluation.uncertainty import check_choice, measure_uncertainty
-    from augury.evaluation.uncertainty_files import write_uncertainty
+    from augury.evaluation.uncertainty import check_choice, choose_subset, measure_uncertainty
+    from augury.evaluation.uncertainty_files import check_output, write_uncertainty
     from augury_cli.progress import Terminal
 
-    if keep is not None:
-        # Before the passes, which may take hours.
-        check_choice(keep, end)
+    folder = output or run / "uncertainty"
+    # Before the passes, which may take hours.
+    check_choice(keep, end)
+    check_output(folder)
     with Terminal(epochs=False) as terminal:
         found = measure_uncertainty(
             run,
@@ -68,7 +76,7 @@ def uncertainty(
             register=register,
             reporter=terminal,
         )
-    files = write_uncertainty(found, output or run / "uncertainty", keep, end)
+    files = write_uncertainty(found, folder, keep, end)
     summary: dict[str, Any] = {
         "images": len(found.entropy),
         "passes": found.passes,
@@ -88,6 +96,45 @@ def uncertainty(
     if found.reliability is not None:
         told.append(("reliability", f"{found.reliability:.2f} of 1; more with more --passes"))
     print_fields([*told, ("files", ", ".join(summary["files"]))])
+    _print_most_uncertain(found)
     if keep is not None:
-        words = ["augury", "run", "--recipe", str(run / "config.json"), "--subset", str(files[-1]), "--output"]
-        typer.echo(f"train on the subset: {shlex.join([*words, str(run.with_name(run.name + '-subset'))])}")
+        words = ["augury", "run", "--recipe", str(run / "config.json"), "--subset", str(files[-1])]
+        words += [*_fitting(found, len(choose_subset(found, keep, end))), "--output"]
+        typer.echo()
+        typer.echo(f"train on the subset: {shlex.join([*words, str(_beside(run))])}")
+
+
+def _print_most_uncertain(found: Uncertainty) -> None:
+    from augury.evaluation.uncertainty_files import entropy_cells, most_uncertain
+
+    places, split = most_uncertain(found)[:NAMED], found.subject.split
+    names = [split.source.name(row) for row in split.rows[places].tolist()]
+    classes = [found.subject.classes[label] for label in split.labels[places].tolist()]
+    entropies = entropy_cells(found.entropy[places].tolist())
+    margins = [f"{margin:.2f}" for margin in found.margin[places].tolist()]
+    rows = list(zip(names, classes, entropies, margins, strict=True))
+    titles = ("most uncertain", "class", "entropy", "margin")
+    typer.echo()
+    print_rows(titles, rows, wraps=titles[:2], right=titles[2:])
+
+
+def _fitting(found: Uncertainty, images: int) -> list[str]:
+    """The settings that a run on so few images needs: a batch of the run's own size may be more than there are."""
+    optim = found.subject.config.optim
+    if optim.batch_size <= images:
+        return []
+    # The parts of a step must be alike.
+    parts = optim.accumulation if optim.accumulation <= images else 1
+    words = ["--set", f"optim.batch_size={parts * 2 ** ((images // parts).bit_length() - 1)}"]
+    return words if parts == optim.accumulation else [*words, "--set", "optim.accumulation=1"]
+
+
+def _beside(run: Path) -> Path:
+    """Where a run on the subset may go: beside this one, or beside its suite, which holds its own runs alone."""
+    from augury.experiment.suite import SUITE
+
+    folder = run.resolve()
+    suite = folder.parent.parent
+    if (suite / SUITE).exists():
+        return suite.parent / f"{suite.name}-{folder.parent.name}-{folder.name}-subset"
+    return folder.parent / f"{folder.name}-subset"

@@ -266,6 +266,12 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
         options[key.strip()] = read_value(value.strip())
     if not name:
         raise UsageError(f"--with takes name or name:option=value, got {text!r}.")
+    if "," in name:
+        parts = [part.strip() for part in name.split(",")]
+        raise UsageError(
+            f"--with {text}: give each method a --with of its own; in a comparison, join them with + "
+            f"({'+'.join(parts)}), or compare each alone with --with-each {name}."
+        )
     return name, options
 
 

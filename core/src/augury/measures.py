@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 BINS = 15
 """Of the calibration error: equally wide ones."""
+AT_ONCE = 2**20
+"""Logits in a chunk: over 1,000 classes float64 copies of all of them would take many times their own memory."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,41 @@ class Measures:
 
 def measure(logits: Tensor, labels: Tensor) -> Measures:
     """What logits N x C are worth, given labels N."""
-    # Importing torchmetrics takes two seconds, which an interrupted training would pay for nothing.
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
-
-    classes = logits.shape[1]
-    # A confidence of exactly 1 belongs into the last bin.
-    shares = logits.softmax(1).clamp(max=1 - 2**-24)
-    top5 = None
-    if classes > 5:
-        top5 = 100 * float(multiclass_accuracy(logits, labels, classes, average="micro", top_k=5))
-    return Measures(
+    right = right5 = 0
+    loss, confidences, sure = 0.0, [], []
+    for some, theirs in chunks(logits, labels):
         # Of equal logits the first counts, as in the row of an epoch.
-        top1=100 * int((logits.argmax(1) == labels).sum()) / len(labels),
-        top5=top5,
-        nll=float(F.cross_entropy(logits.double(), labels)),
-        ece=100 * float(multiclass_calibration_error(shares, labels, classes, n_bins=BINS, norm="l1")),
+        right += int((some.argmax(1) == theirs).sum())
+        if logits.shape[1] > 5:
+            right5 += int((some.topk(5).indices == theirs[:, None]).sum())
+        loss += float(F.cross_entropy(some.double(), theirs, reduction="sum"))
+        # A confidence of exactly 1 belongs into the last bin.
+        confidence, answers = some.softmax(1).clamp(max=1 - 2**-24).max(1)
+        confidences.append(confidence)
+        sure.append(answers == theirs)
+    images = len(labels)
+    return Measures(
+        top1=100 * right / images,
+        top5=100 * right5 / images if logits.shape[1] > 5 else None,
+        nll=loss / images,
+        ece=100 * _calibration_error(torch.cat(confidences), torch.cat(sure)),
     )
+
+
+def _calibration_error(confidences: Tensor, right: Tensor) -> float:
+    """Of N float confidences and whether they were justified, N bool; in [0, 1]."""
+    # Importing torchmetrics takes two seconds, which an interrupted training would pay for nothing.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    # It looks at nothing but the largest share and whether it is the label's: two columns say the same as all classes.
+    shares = torch.stack([confidences, torch.zeros_like(confidences)], 1)
+    return float(multiclass_calibration_error(shares, (~right).long(), 2, n_bins=BINS, norm="l1"))
+
+
+def chunks(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits N x C and labels N, a few rows at a time, in order."""
+    rows = max(1, AT_ONCE // logits.shape[1])
+    return zip(logits.split(rows), labels.split(rows), strict=True)
 
 
 @torch.no_grad()

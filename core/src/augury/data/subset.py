@@ -24,6 +24,18 @@ FILE = "subset.json"
 DECIDING = ("protocol", "split_seed", "val_fraction", "test_fraction")
 """Settings that decide which images are held out."""
 MAKE = "`augury uncertainty RUN --keep 0.15` writes one"
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "dataset": ((str,), "a text"),
+    "classes": ((list,), "a list of texts"),
+    "images": ((int,), "a whole number"),
+    "labels": ((str,), "a text"),
+    "rows": ((list,), "a list of whole numbers"),
+    "protocol": ((str,), "a text"),
+    "split_seed": ((int,), "a whole number"),
+    "val_fraction": ((int, float), "a number"),
+    "test_fraction": ((int, float), "a number"),
+}
+"""What a subset's file holds."""
 
 
 def write_subset(
@@ -74,13 +86,13 @@ def subset_of(source: Source, rows: Tensor, classes: Sequence[str], config: Data
     if any(content[key] != value for key, value in found.items()):
         raise UsageError(
             f"data.subset {path}: it names images of `{content['dataset']}` ({content['images']} images in "
-            f"{len(content['classes'])} classes), and `{config.dataset}` here is another data set ({len(source)} in "
-            f"{len(classes)}). Choose the data set with --dataset, or make a subset of this one."
+            f"{len(content['classes'])} classes), and `{config.dataset}` here {_other(content, found)}. "
+            "Choose the data set with --dataset, or make a subset of this one."
         )
     wanted = torch.tensor(content["rows"])
     missing = wanted[~torch.isin(wanted, rows)]
     if len(missing):
-        differ = [f"data.{key}={content[key]}" for key in DECIDING if content.get(key) != getattr(config, key)]
+        differ = [f"data.{key}={content[key]}" for key in DECIDING if content[key] != getattr(config, key)]
         cure = f"It was made with {', '.join(differ)}: set that." if differ else "Make it of this training split."
         raise UsageError(
             f"data.subset {path}: {len(missing)} of its {len(wanted)} images are not in the training split, "
@@ -89,19 +101,36 @@ def subset_of(source: Source, rows: Tensor, classes: Sequence[str], config: Data
     return torch.nonzero(torch.isin(rows, wanted)).flatten()
 
 
+def _other(said: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What tells the data set here from the subset's."""
+    if said["images"] != found["images"] or len(said["classes"]) != len(found["classes"]):
+        return f"is another data set ({found['images']} in {len(found['classes'])})"
+    if said["classes"] != found["classes"]:
+        pairs = zip(said["classes"], found["classes"], strict=True)
+        theirs, ours = next((a, b) for a, b in pairs if a != b)
+        return f"has other classes (`{ours}` in the place of `{theirs}`)"
+    return "has as many, but the images' labels differ: its files have changed since, or it is another data set"
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        for key, (kinds, what) in KINDS.items():
+            # `isinstance` would take true for a whole number.
+            if type(content[key]) not in kinds:
+                raise ValueError(f"its `{key}` must be {what}, got {json.dumps(content[key])[:60]}")
+        if not all(isinstance(name, str) for name in content["classes"]):
+            raise ValueError("its `classes` must be a list of texts")
         rows = content["rows"]
-        whole = isinstance(rows, list) and all(type(row) is int and 0 <= row < content["images"] for row in rows)
+        whole = all(type(row) is int and 0 <= row < content["images"] for row in rows)
         if not whole or not rows or len(set(rows)) < len(rows):
             raise ValueError("its `rows` must be different whole numbers below `images`, at least one")
-        if not all(key in content for key in ("dataset", "classes", "labels")):
-            raise ValueError("`dataset`, `classes` or `labels` is missing")
-        return dict(content)
+        return content
     except FileNotFoundError:
         raise UsageError(f"data.subset {path}: no such file. {MAKE}.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"data.subset {path}: no subset can be read of it: {told}. {MAKE}.") from None
 

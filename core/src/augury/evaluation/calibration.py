@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augury.measures import BINS
+from augury.measures import BINS, chunks
 
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of a temperature. Where all images that it is fitted on are recognised, nothing else bounds it from below."""
@@ -56,17 +56,35 @@ class Calibration:
     note: str
 
 
-def reliability(logits: Tensor, labels: Tensor, bins: int = BINS) -> Reliability:
+def confidence_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """The largest softmax of each image.
+
+    Args:
+        logits: N x C float.
+        temperature: that they are divided by.
+
+    Returns:
+        N float64 in [0, 1].
+    """
+    rows = torch.arange(len(logits))
+    return torch.cat([(some.double() / temperature).softmax(1).amax(1) for some, _ in chunks(logits, rows)])
+
+
+def reliability(logits: Tensor, labels: Tensor, bins: int = BINS, temperature: float = 1.0) -> Reliability:
     """Bin the confidences.
 
     Args:
         logits: N x C float.
         labels: N int64.
         bins: equally wide ones in [0, 1].
+        temperature: that the logits are divided by.
     """
-    probabilities = logits.double().softmax(1)
-    confidence = probabilities.amax(1)
+    confidence = confidence_of(logits, temperature)
     right = (logits.argmax(1) == labels).double()
+    loss = sum(
+        float(F.cross_entropy(some.double() / temperature, theirs, reduction="sum"))
+        for some, theirs in chunks(logits, labels)
+    )
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     # The inner edges alone, so that what float64 cannot tell from 1 is in the last bin.
     places = torch.bucketize(confidence, edges[1:-1], right=True)
@@ -79,7 +97,7 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = BINS) -> Reliability
     ]
     return Reliability(
         ece=100 * float(gaps),
-        nll=float(F.cross_entropy(logits.double(), labels)),
+        nll=loss / len(labels),
         edges=edges.tolist(),
         images=counts.tolist(),
         confidence=means[0],
@@ -97,20 +115,17 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         logits: N x C float.
         labels: N int64.
     """
-    z = logits.double()
-    z = z - z.amax(1, keepdim=True)
-    own = z.gather(1, labels[:, None])[:, 0]
     low, high = 1 / HOTTEST, 1 / COLDEST
     b = 1.0
     for _ in range(NEWTON_STEPS):
-        p = (b * z).softmax(1)
-        mean = (p * z).sum(1)
-        slope = float((mean - own).mean())
+        slope, curvature = _derivatives(logits, labels, b)
+        # Before the bracket is looked at: at the minimum the step is rounded onto its end, or beyond.
+        if curvature > 0 and abs(slope) <= 1e-12 * b * curvature:
+            break
         if slope > 0:
             high = b
         else:
             low = b
-        curvature = float(((p * z * z).sum(1) - mean**2).mean())
         after = b - slope / curvature if curvature > 0 else -1.0
         if not low < after < high:
             after = (low * high) ** 0.5
@@ -118,6 +133,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
             break
         b = after
     return 1 / b
+
+
+def _derivatives(logits: Tensor, labels: Tensor, b: float) -> tuple[float, float]:
+    """The first and the second of the mean negative log-likelihood of softmax(b z), for b."""
+    first = second = 0.0
+    for some, theirs in chunks(logits, labels):
+        z = some.double()
+        z = z - z.amax(1, keepdim=True)
+        p = (b * z).softmax(1)
+        mean = (p * z).sum(1)
+        first += float((mean - z.gather(1, theirs[:, None])[:, 0]).sum())
+        second += float(((p * z * z).sum(1) - mean**2).sum())
+    return first / len(labels), second / len(labels)
 
 
 def calibrate(
@@ -137,4 +165,4 @@ def calibrate(
     note = ""
     if not COLDEST * 1.01 < temperature < HOTTEST / 1.01:
         note = f"the temperature ends at its bound, {temperature:.2g}: the validation split does not determine it"
-    return Calibration(before, temperature, reliability(logits.double() / temperature, labels), note)
+    return Calibration(before, temperature, reliability(logits, labels, temperature=temperature), note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,16 +14,16 @@ from torch import Tensor
 from augury.data.splits import Split
 from augury.errors import AuguryError, UsageError
 from augury.evaluation.attacks import check_epsilons
-from augury.evaluation.calibration import Calibration, calibrate
+from augury.evaluation.calibration import Calibration, calibrate, confidence_of
 from augury.evaluation.drawing import Confidences
 from augury.evaluation.landscape import SIDE, Landscape, loss_around
 from augury.evaluation.metrics import Mistake, by_class, worst
-from augury.evaluation.outliers import open_outliers, separate
+from augury.evaluation.outliers import open_outliers, separate, shown
 from augury.evaluation.results import Evaluated, Evaluation
 from augury.evaluation.robustness import attacked_by_fgsm, attacked_by_pgd, corrupted, shifted, watched
 from augury.evaluation.subject import BATCH, SplitName, Subject, Weights, load_subjects
-from augury.evaluation.writing import choose_folder, refuse_taken, write
-from augury.measures import logits_of, measure
+from augury.evaluation.writing import choose_folder, refuse_taken, try_folder, write
+from augury.measures import chunks, logits_of, measure
 from augury.progress import reporter_of
 from augury.randomness import generator
 from augury.training.result import Result
@@ -75,6 +76,7 @@ def evaluate(
     seed: int = 0,
     output: Path | str | None = None,
     device: str = "auto",
+    batch_size: int = BATCH,
     progress: bool | Reporter = True,
 ) -> Evaluation:
     """Look closely at trained networks, side by side: accuracy, classes, confusion, worst images and calibration, and
@@ -95,11 +97,13 @@ def evaluate(
         seed: of all that is drawn.
         output: folder for the files; `evaluation` within the run's folder, or here where there are several runs.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        batch_size: most images at once; attacks take no more than the training did.
         progress: whether to show bars; or who is told.
 
     Raises:
         UsageError: what was asked for cannot be: a missing or unfinished run, data that are gone or changed, runs of
-            different data or splits, an epsilon below 0.
+            different data or splits, an epsilon below 0, a folder that cannot be written to.
+        AuguryError: the device has too little memory.
     """
     named = [runs] if isinstance(runs, Path | str | Result) else list(runs)
     folders = [Path(run.folder if isinstance(run, Result) else run).expanduser() for run in named]
@@ -115,17 +119,22 @@ def evaluate(
         seed,
     )
     reporter = reporter_of(progress)
-    subjects = load_subjects(folders, weights, split, device)
+    check_batch_size(batch_size)
+    subjects = [replace(found, batch_size=batch_size) for found in load_subjects(folders, weights, split, device)]
     folder = choose_folder(folders, output)
     refuse_taken(folder)
     others = {name: open_outliers(name, subjects[0].config.data, subjects[0].channels) for name in asked.ood}
-    notes = _notes(subjects, asked)
+    try_folder(folder)
+    notes = _notes(subjects, weights, asked)
     found, confidences = [], []
+    unread: dict[str, list[str]] = {}
     for subject, few in _with_few(subjects, asked):
         watching = reporter.named(subject.name) if len(subjects) > 1 else reporter
-        run, seen = _evaluated(subject, few, asked, others, watching)
+        with _enough_memory(subject):
+            run, seen = _evaluated(subject, few, asked, others, unread, watching)
         found.append(run)
         confidences.append(seen)
+    notes += [_unread(name, bad) for name, bad in unread.items() if bad]
     notes += [f"{run.name}: {run.calibration.note}." for run in found if run.calibration.note]
     for note in notes:
         reporter.note(note)
@@ -140,6 +149,26 @@ def check_count(images: int | None) -> int | None:
     return images
 
 
+def check_batch_size(batch_size: int) -> int:
+    """Raises: UsageError where it is no number of images."""
+    if batch_size < 1:
+        raise UsageError(f"--batch-size must be 1 or more, got {batch_size}. Leave it out for {BATCH}.")
+    return batch_size
+
+
+@contextmanager
+def _enough_memory(subject: Subject) -> Iterator[None]:
+    """Raises: AuguryError where the device's memory does not hold a batch."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        size = subject.batch_size
+        cure = f"Take fewer: --batch-size {max(1, size // 4)}" if size > 1 else "Use a larger one, or --device cpu"
+        raise AuguryError(
+            f"{subject.folder}: {subject.device} has too little free memory for batches of {size} images. {cure}."
+        ) from None
+
+
 def check_points(points: int) -> int:
     """Raises: UsageError where a grid of so many points both ways has no middle, or none near it."""
     if points < 5 or points % 2 == 0:
@@ -147,15 +176,24 @@ def check_points(points: int) -> int:
     return points
 
 
-def _notes(subjects: Sequence[Subject], asked: Asked) -> list[str]:
+def _notes(subjects: Sequence[Subject], weights: Weights, asked: Asked) -> list[str]:
     notes = [note for subject in subjects for note in subject.notes]
     first = subjects[0]
-    if first.split_name == "test" and any(subject.data.splits.val is None for subject in subjects):
-        notes.append("data.protocol=paper: the best epoch was chosen on the test split, so its weights flatter there.")
+    if first.split_name == "test" and weights == "best":
+        notes += [
+            f"{subject.name}: data.protocol=paper, so its best epoch was chosen on the test split and flatters there."
+            for subject in subjects
+            if subject.data.splits.val is None
+        ]
     many = asked.fgsm or asked.pgd or asked.corruptions or asked.shifts
     if many and asked.images is not None and asked.images < len(first):
         notes.append(f"attacks, corruptions and shifts are measured on {asked.images} of the {len(first)} images.")
     return notes
+
+
+def _unread(name: str, bad: Sequence[str]) -> str:
+    listed = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
+    return f"--ood {name}: {len(bad)} of its images cannot be read and are left out: {listed}."
 
 
 def _with_few(subjects: Sequence[Subject], asked: Asked) -> Iterator[tuple[Subject, Callable[[int | None], Subject]]]:
@@ -180,17 +218,21 @@ def _evaluated(
     few: Callable[[int | None], Subject],
     asked: Asked,
     others: Mapping[str, Split],
+    unread: dict[str, list[str]],
     reporter: Reporter,
 ) -> tuple[Evaluated, Confidences]:
+    """One run's part, and its confidences; the names of other data's images that cannot be read go to `unread`."""
     logits, labels = _answers(subject, reporter)
+    confidences = {"": confidence_of(logits)}
+    # Before what takes long: it may turn out that none of them can be read.
+    for name, other in others.items():
+        confidences[name], unread[name] = shown(subject, _drawn(other, name, asked), name, reporter)
     some = few(asked.images)
     attacks = []
     if asked.fgsm:
         attacks.append(attacked_by_fgsm(some, asked.fgsm, reporter))
     if asked.pgd:
         attacks.append(attacked_by_pgd(some, asked.pgd, asked.seed, reporter))
-    confidences = {"": logits.double().softmax(1).amax(1)}
-    confidences |= {name: _confidence(subject, name, other, asked, reporter) for name, other in others.items()}
     evaluated = Evaluated(
         name=subject.name,
         folder=str(subject.folder),
@@ -214,7 +256,7 @@ def _answers(subject: Subject, reporter: Reporter) -> tuple[Tensor, Tensor]:
     """Logits N x C and labels N of the split, on the host."""
     batches = watched(subject, f"{subject.split_name} split", reporter)
     logits, labels = logits_of(subject.network, batches, subject.normalise)
-    if bad := int((~logits.isfinite().all(1)).sum()):
+    if bad := sum(int((~some.isfinite().all(1)).sum()) for some, _ in chunks(logits, labels)):
         raise AuguryError(
             f"{subject.folder}: its network gives numbers that are not finite on {bad} of {len(labels)} images, so "
             "nothing can be said of it. Train it anew with a lower optim.lr."
@@ -238,23 +280,12 @@ def _worst(subject: Subject, logits: Tensor, labels: Tensor) -> list[Mistake]:
     return [replace(mistake, name=split.source.name(int(split.rows[mistake.image]))) for mistake in found]
 
 
-@torch.no_grad()
-def _confidence(subject: Subject, name: str, other: Split, asked: Asked, reporter: Reporter) -> Tensor:
-    """The largest softmax on each image of other data, M float64 on the host."""
-    rows = torch.arange(len(other))
-    if asked.images is not None and asked.images < len(other):
-        drawn = torch.randperm(len(other), generator=generator(asked.seed, "ood", name))
-        rows = drawn[: asked.images].sort().values
-    batches, seen = rows.split(BATCH), []
-    reporter.start(name, len(batches), 0)
-    try:
-        for some in batches:
-            logits = subject.logits(subject.show(other.take(some)))
-            seen.append(logits.double().softmax(1).amax(1).cpu())
-            reporter.step(len(some))
-    finally:
-        reporter.stop()
-    return torch.cat(seen)
+def _drawn(other: Split, name: str, asked: Asked) -> Split:
+    """As many of other data's images as are asked for."""
+    if asked.images is None or asked.images >= len(other):
+        return other
+    drawn = torch.randperm(len(other), generator=generator(asked.seed, "ood", name))
+    return other.take(drawn[: asked.images].sort().values)
 
 
 def _landscape(subject: Subject, asked: Asked, reporter: Reporter) -> Landscape:

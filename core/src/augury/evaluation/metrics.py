@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from augury.measures import chunks
 
 
 @dataclass(frozen=True)
@@ -124,19 +127,20 @@ def worst(logits: Tensor, labels: Tensor, classes: list[str], count: int) -> lis
         count: how many.
     """
     # Float64, in which losses that float32 would call equal keep their order.
-    log_p = torch.log_softmax(logits.double(), 1)
-    losses = -log_p.gather(1, labels[:, None])[:, 0]
-    answers = logits.argmax(1)
-    rows = losses.argsort(descending=True, stable=True)[:count].tolist()
+    losses = torch.cat(
+        [F.cross_entropy(some.double(), theirs, reduction="none") for some, theirs in chunks(logits, labels)]
+    )
+    rows = losses.argsort(descending=True, stable=True)[:count]
+    shares, own, answers = logits[rows].double().softmax(1), labels[rows], logits[rows].argmax(1)
     return [
         Mistake(
             image=row,
             name="",
-            true=classes[int(labels[row])],
-            predicted=classes[int(answers[row])],
-            p_true=float(log_p[row, labels[row]].exp()),
-            p_predicted=float(log_p[row, answers[row]].exp()),
+            true=classes[int(own[place])],
+            predicted=classes[int(answers[place])],
+            p_true=float(shares[place, own[place]]),
+            p_predicted=float(shares[place, answers[place]]),
             loss=float(losses[row]),
         )
-        for row in rows
+        for place, row in enumerate(rows.tolist())
     ]

@@ -23,6 +23,9 @@ from augury.data.source import Source
 from augury.data.splits import Split
 from augury.data.synthetic import PREFIX as SYNTHETIC
 from augury.errors import UsageError
+from augury.evaluation.calibration import confidence_of
+from augury.evaluation.subject import Subject
+from augury.training.watch import Reporter
 
 KEPT = 0.95
 """Share of the own images that a threshold lets pass, for the false positive rate."""
@@ -72,6 +75,60 @@ def separate(own: Tensor, others: Tensor, name: str) -> Outliers:
         fpr95=100 * float((others >= threshold).double().mean()),
         confidence=float(others.mean()),
     )
+
+
+@torch.no_grad()
+def shown(subject: Subject, images: Split, name: str, reporter: Reporter) -> tuple[Tensor, list[str]]:
+    """What a network makes of other data, in so far as they can be read.
+
+    Args:
+        subject: the network.
+        images: M of the other data.
+        name: of the other data.
+        reporter: told how far it is.
+
+    Returns:
+        the largest softmax of each image that can be read, M float64 on the host, and the names of those that cannot.
+
+    Raises:
+        UsageError: none of them can be read.
+    """
+    batches = torch.arange(len(images)).split(subject.batch_size)
+    scores, unread = [], []
+    reporter.start(name, len(batches), 0)
+    try:
+        for rows in batches:
+            pixels, bad = _readable(subject, images.take(rows))
+            unread += bad
+            if len(pixels):
+                scores.append(confidence_of(subject.logits(pixels).cpu()))
+            reporter.step(len(rows))
+    finally:
+        reporter.stop()
+    if not scores:
+        raise UsageError(f"--ood {name}: none of {len(images)} images can be read, {unread[0]} say. Name other data.")
+    return torch.cat(scores), unread
+
+
+def _readable(subject: Subject, images: Split) -> tuple[Tensor, list[str]]:
+    """Pixels of the images that can be read, and the names of the others."""
+    try:
+        return subject.show(images), []
+    except UsageError:
+        bad = [place for place, row in enumerate(images.rows.tolist()) if not _can_read(images.source, row)]
+        if not bad:
+            raise
+    good = sorted({*range(len(images))} - {*bad})
+    names = [images.source.name(int(images.rows[place])) for place in bad]
+    return subject.show(images.take(torch.tensor(good, dtype=torch.int64))), names
+
+
+def _can_read(source: Source, row: int) -> bool:
+    try:
+        source.read(row)
+    except UsageError:
+        return False
+    return True
 
 
 def open_outliers(name: str, own: DataConfig, channels: int) -> Split:

@@ -55,7 +55,7 @@ class Sweep:
 
     Attributes:
         label: what, with its unit.
-        values: how far, in ascending order.
+        values: how far, from the least change to the greatest.
         accuracies: of each run in per cent, one for each value.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +13,9 @@ from augury.evaluation.landscape import Landscape
 from augury.evaluation.metrics import Classes, Mistake
 from augury.evaluation.outliers import Outliers
 from augury.measures import Measures
+
+LETTERS = 48
+"""Of a run's name in the name of a file, so that no system finds it too long."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Shifted:
         images: that were changed.
         clean: the same images as they are.
         axis: what a strength is.
-        strengths: growing.
+        strengths: from the least shift to the greatest.
         top1: at each of them.
     """
 
@@ -133,9 +138,16 @@ class Evaluation:
     notes: list[str]
 
     def file(self, stem: str, run: Evaluated, suffix: str) -> str:
-        """The name of a file that each run has one of."""
-        name = "" if len(self.runs) == 1 else "-" + run.name.replace("/", "-")
-        return f"{stem}{name}.{suffix}"
+        """The name of a file that each run has one of; no two runs' are the same."""
+        if len(self.runs) == 1:
+            return f"{stem}.{suffix}"
+        name = _plain(run.name)
+        # Some systems take A for a.
+        same = sum(_plain(other.name).casefold() == name.casefold() for other in self.runs)
+        if same > 1 or len(name) > LETTERS:
+            digest = hashlib.sha256(os.fsencode(run.name)).hexdigest()
+            name = f"{name[:LETTERS]}-{digest[:8]}"
+        return f"{stem}-{name}.{suffix}"
 
     def to_json(self) -> dict[str, Any]:
         """The same in what JSON has words for: what is not finite is None; the counts of the confusion, which have
@@ -144,6 +156,10 @@ class Evaluation:
         for run in said["runs"]:
             del run["classes"]["confusion"]
         return dict(_finite(said))
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "-").replace("\\", "-")
 
 
 def _finite(value: Any) -> Any:

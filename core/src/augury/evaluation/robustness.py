@@ -9,7 +9,7 @@ from torch import Tensor
 
 from augury.evaluation.attacks import PGD_STEPS, ascent, fgsm, pgd
 from augury.evaluation.results import Attacked, Corrupted, Shifted
-from augury.evaluation.subject import BATCH, Subject
+from augury.evaluation.subject import Subject
 from augury.randomness import generator
 from augury.training.watch import Reporter
 
@@ -17,17 +17,20 @@ Change = Callable[[Tensor, int], Tensor]
 """Images N x ch x H x W in [0, 1] and the number of their batch -> the same, changed."""
 
 
-def batches_in(subject: Subject) -> int:
+def batches_in(subject: Subject, batch_size: int) -> int:
     """How many `batches` of its split a subject gives, at most."""
-    smaller = min(BATCH, 128) if subject.loader == "stream" else BATCH
+    smaller = min(batch_size, 128) if subject.loader == "stream" else batch_size
     return -(-len(subject) // smaller)
 
 
-def watched(subject: Subject, what: str, reporter: Reporter, passes: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+def watched(
+    subject: Subject, what: str, reporter: Reporter, passes: int = 1, batch_size: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches, with a bar over them; each counts `passes` times."""
-    reporter.start(what, batches_in(subject), 0)
+    batch_size = batch_size or subject.batch_size
+    reporter.start(what, batches_in(subject, batch_size), 0)
     try:
-        for images, labels in subject.batches():
+        for images, labels in subject.batches(batch_size):
             yield images, labels
             reporter.step(len(labels) * passes)
     finally:
@@ -38,7 +41,7 @@ def attacked_by_fgsm(subject: Subject, epsilons: Sequence[float], reporter: Repo
     """FGSM at each epsilon, in units of 1/255, and at 0; the gradient is taken once for all of them."""
     epsilons = _from_zero(epsilons)
     counts = torch.zeros(len(epsilons), dtype=torch.int64, device=subject.device)
-    for images, labels in watched(subject, "FGSM", reporter, len(epsilons) + 1):
+    for images, labels in watched(subject, "FGSM", reporter, len(epsilons) + 1, subject.attacked_at_once):
         signs, _ = ascent(subject.logits, images, labels)
         with torch.no_grad():
             answers = [subject.logits(fgsm(images, signs, epsilon / 255)).argmax(1) for epsilon in epsilons]
@@ -52,7 +55,7 @@ def attacked_by_pgd(subject: Subject, epsilons: Sequence[float], seed: int, repo
     counts = torch.zeros(len(epsilons), dtype=torch.int64, device=subject.device)
     for number, epsilon in enumerate(epsilons):
         draws = generator(seed, "pgd", f"{epsilon:g}", device=subject.device)
-        for images, labels in watched(subject, f"PGD {epsilon:g}/255", reporter):
+        for images, labels in watched(subject, f"PGD {epsilon:g}/255", reporter, batch_size=subject.attacked_at_once):
             steps = PGD_STEPS if epsilon else 0
             _, right = pgd(subject.logits, images, labels, epsilon / 255, draws, steps)
             counts[number] += right.sum()

@@ -18,7 +18,7 @@ from augury.data.datasets import open_dataset
 from augury.data.source import Collection
 from augury.data.splits import Split, Splits, split
 from augury.data.stream import StreamFeed
-from augury.data.subset import own_subset
+from augury.data.subset import DECIDING, own_subset
 from augury.data.view import DataSet, ImageFormat, decode
 from augury.errors import UsageError
 from augury.training.facts import Begun, begun, check_same_data
@@ -27,9 +27,9 @@ from augury.training.result import RESULT
 Weights = Literal["best", "last"]
 SplitName = Literal["test", "val", "train"]
 BATCH = 256
-"""Images in a forward pass of an evaluation."""
-DECIDING = ("dataset", "protocol", "split_seed", "test_fraction", "val_fraction", "skip_bad_images")
-"""Settings that decide which images are held out."""
+"""Images in a forward pass of an evaluation, unless told otherwise."""
+ALIKE = ("dataset", *DECIDING, "skip_bad_images")
+"""Settings that the same images were had with."""
 
 
 @dataclass
@@ -50,6 +50,7 @@ class Subject:
         data: all splits, shown as evaluation shows them.
         loader: `memory` or `stream`, as the run used.
         notes: what the user may not expect, a line each.
+        batch_size: most images in a forward pass.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Subject:
     data: DataSet
     loader: str
     notes: list[str] = dataclasses.field(default_factory=list)
+    batch_size: int = BATCH
 
     def __post_init__(self) -> None:
         # Once: were they sent to a GPU at every step of an attack, the host would wait each time.
@@ -76,13 +78,23 @@ class Subject:
         """Images in the split."""
         return len(self.split)
 
-    def batches(self, batch_size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
+    @property
+    def attacked_at_once(self) -> int:
+        """Most images in a pass that keeps the activations: no more than the training took on this network."""
+        optim = self.config.optim
+        return min(self.batch_size, optim.batch_size // optim.accumulation)
+
+    def batches(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The split once, in order.
+
+        Args:
+            batch_size: most images at once; the subject's own when None.
 
         Yields:
             images N x channels x side x side float32 in [0, 1], cropped as evaluation crops, and labels N int64, on
             `device`.
         """
+        batch_size = batch_size or self.batch_size
         if self.loader == "stream":
             feed = StreamFeed(self.data, self.device, self.config.data.workers)
             for pixels, labels in feed.held_out(self.split, batch_size):
@@ -115,10 +127,6 @@ class Subject:
         """The same network with another split of its run's data; None where there is no such split."""
         other = getattr(self.data.splits, name)
         return None if other is None else dataclasses.replace(self, split=other, split_name=name)
-
-    def take(self, rows: Tensor) -> Subject:
-        """The same with the split's images of those places, n int64, alone."""
-        return dataclasses.replace(self, split=self.split.take(rows))
 
     def show(self, images: Split) -> Tensor:
         """Other images as this network gets its own: N x channels x side x side float32 in [0, 1]."""
@@ -283,13 +291,13 @@ def _refuse_other(first: Subject, subject: Subject) -> None:
     ours, theirs = (_naming(s) for s in (first, subject))
     if same and ours["dataset"] == theirs["dataset"] and torch.equal(subject.split.rows, first.split.rows):
         return
-    differ = [f"data.{key} is {theirs[key]}, not {ours[key]}" for key in DECIDING if theirs[key] != ours[key]]
+    differ = [f"data.{key} is {theirs[key]}, not {ours[key]}" for key in ALIKE if theirs[key] != ours[key]]
     why = "; ".join(differ) or "its images are others"
     raise UsageError(f"{told} the {first.split_name} splits are not the same ({why}). Evaluate them one by one.")
 
 
 def _naming(subject: Subject) -> Mapping[str, Any]:
-    return {key: getattr(subject.config.data, key) for key in DECIDING}
+    return {key: getattr(subject.config.data, key) for key in ALIKE}
 
 
 def _short(value: Any) -> str:

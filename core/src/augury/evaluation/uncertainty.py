@@ -29,7 +29,7 @@ from augury import backbones
 from augury.batch import Batch
 from augury.choice import choose
 from augury.composition import Composition, compose
-from augury.errors import UsageError, refuse_all
+from augury.errors import AuguryError, UsageError, refuse_all
 from augury.evaluation.subject import Subject, Weights, load_subject
 from augury.method import hook_implementations
 from augury.randomness import generator
@@ -99,6 +99,7 @@ def measure_uncertainty(
 
     Raises:
         UsageError: no such run, nothing that mixes, methods that cannot mix here, or less than one pass.
+        AuguryError: the network's answers are not finite.
     """
     if passes < 1:
         raise UsageError(f"--passes must be >= 1, got {passes}.")
@@ -197,6 +198,11 @@ def _mixed(mixer: Composition, images: Tensor, labels: Tensor) -> Batch:
 def _probabilities(subject: Subject, images: Tensor) -> Tensor:
     """N x C float64 of normalised images."""
     logits: Tensor = subject.network(images)
+    if bad := int((~logits.isfinite().all(1)).sum()):
+        raise AuguryError(
+            f"{subject.folder}: its network gives numbers that are not finite on {bad} of a group of {len(logits)} "
+            "images, so nothing can be said of it. Train it anew with a lower optim.lr."
+        )
     return logits.double().softmax(1)
 
 
@@ -206,8 +212,12 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def _reliability(first: Tensor, second: Tensor) -> float:
-    """Spearman's rank correlation of two halves, and of that what Spearman and Brown's formula makes for the whole."""
-    ranks = torch.stack([half.argsort(stable=True).argsort(stable=True).double() for half in (first, second)])
+    """Spearman's rank correlation of two halves, and of that what Spearman and Brown's formula makes for the whole; 0
+    where a half is the same everywhere, which orders nothing."""
+    from scipy.stats import rankdata
+
+    # Equal ones share the mean of their ranks: in the order of their places both halves would agree.
+    ranks = torch.stack([torch.from_numpy(rankdata(half.numpy())) for half in (first, second)])
     correlation = float(torch.corrcoef(ranks)[0, 1])
     return 2 * correlation / (1 + correlation) if correlation > 0 else 0.0
 
@@ -236,9 +246,9 @@ def choose_subset(found: Uncertainty, keep: float, end: str = END) -> Tensor:
     return torch.cat(kept).sort().values
 
 
-def check_choice(keep: float, end: str) -> None:
-    """Raises: UsageError where `choose_subset` cannot choose so."""
-    if not 0 < keep <= 1:
+def check_choice(keep: float | None, end: str) -> None:
+    """Raises: UsageError where `choose_subset` cannot choose so; None is no choice."""
+    if keep is not None and not 0 < keep <= 1:
         raise UsageError(f"--keep must be more than 0 and at most 1, got {keep}.")
     if end not in ("certain", "uncertain"):
         raise UsageError(f"--end must be uncertain or certain, got `{end}`.")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +16,7 @@ from torch import Tensor
 from augury.data.subset import FILE, write_subset
 from augury.errors import UsageError
 from augury.evaluation.uncertainty import END, Uncertainty, choose_subset
+from augury.evaluation.writing import save_picture
 from augury.files import replacing
 from augury.pictures import LINE, color, name_lines, tidy
 
@@ -22,6 +27,8 @@ TABLE, PICTURE = "uncertainty.csv", "uncertainty.png"
 COLUMNS = ("index", "name", "class", "predicted", "entropy", "expected", "information", "margin")
 SHOWN = 8
 """Of the most and of the least certain images."""
+DIGITS = (2, 5)
+"""Decimals of an entropy, and at most so many where fewer do not tell neighbours apart."""
 
 
 def write_uncertainty(found: Uncertainty, folder: Path, keep: float | None = None, end: str = END) -> list[Path]:
@@ -29,51 +36,107 @@ def write_uncertainty(found: Uncertainty, folder: Path, keep: float | None = Non
 
     Args:
         found: what was measured.
-        folder: gets the files; those of another time are replaced.
+        folder: gets the files; those of another time are replaced, or removed where there is no new one.
         keep, end: as for `choose_subset`.
 
     Returns:
         the files.
 
     Raises:
-        UsageError: the folder cannot be made, or what `choose_subset` refuses; nothing is written then.
+        UsageError: what `choose_subset` or `check_output` refuses, and nothing is written then; or the disk is full.
     """
     chosen = None if keep is None else choose_subset(found, keep, end)
+    check_output(folder)
+    picture = uncertainty_picture(found)
+    files = [folder / TABLE, folder / PICTURE]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if chosen is None and files[0].exists():
+            # An earlier call's, of other numbers than those beside which it would stand.
+            (folder / FILE).unlink(missing_ok=True)
+        _write_table(found, files[0])
+        save_picture(picture, files[1])
+        if chosen is not None:
+            files.append(folder / FILE)
+            _write_subset(found, files[2], chosen, {"keep": keep, "end": end})
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another --output.") from None
-    files = [folder / TABLE, folder / PICTURE]
-    _write_table(found, files[0])
-    with replacing(files[1]) as partial:
-        uncertainty_picture(found).savefig(partial, format="png", dpi=110)
-    if chosen is not None:
-        subject, split = found.subject, found.subject.split
-        made = {
-            "run": str(subject.folder.resolve()),
-            "methods": [{"name": name, "options": options} for name, options in found.methods],
-            "passes": found.passes,
-            "seed": found.seed,
-            "keep": keep,
-            "end": end,
-        }
-        files.append(folder / FILE)
-        write_subset(files[2], split.source, split.rows[chosen], subject.classes, subject.config.data, made)
+        raise _unwritable(folder, error) from None
     return files
 
 
+def check_output(folder: Path) -> None:
+    """See whether an uncertainty can be written to a folder, and leave nothing behind.
+
+    Raises:
+        UsageError: it cannot be made or written to, or is a run's, which may keep a subset of its own.
+    """
+    if os.path.exists(folder / "config.json"):
+        raise UsageError(f"{folder} is a run's folder. Choose another --output.")
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (TABLE, PICTURE, FILE):
+            if (folder / name).is_dir():
+                raise UsageError(f"{folder / name} is a folder, not a file. Choose another --output.")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(f"{folder}: cannot be written to ({error.strerror or error}). Choose another --output.")
+
+
+def _write_subset(found: Uncertainty, path: Path, chosen: Tensor, choice: dict[str, Any]) -> None:
+    subject, split = found.subject, found.subject.split
+    made = {
+        "run": str(subject.folder.resolve()),
+        "methods": [{"name": name, "options": options} for name, options in found.methods],
+        "passes": found.passes,
+        "seed": found.seed,
+        **choice,
+    }
+    write_subset(path, split.source, split.rows[chosen], subject.classes, subject.config.data, made)
+
+
 def _write_table(found: Uncertainty, path: Path) -> None:
-    """A line an image, in the order of the data set."""
+    """A line an image, the most uncertain first."""
     split, classes = found.subject.split, found.subject.classes
     labels, rows = split.labels.tolist(), split.rows.tolist()
     numbers = torch.stack([found.entropy, found.expected, found.information, found.margin], 1).tolist()
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for place in split.rows.argsort().tolist():
+        for place in most_uncertain(found).tolist():
             named = (classes[labels[place]], classes[int(found.predicted[place])])
             cells = [f"{value:.6f}" for value in numbers[place]]
             writer.writerow([rows[place], split.source.name(rows[place]), *named, *cells])
+
+
+def most_uncertain(found: Uncertainty) -> Tensor:
+    """Places in the training split by entropy, the highest first; equal ones in the order of the data set.
+
+    Returns:
+        N int64.
+    """
+    places = found.subject.split.rows.argsort()
+    return places[found.entropy[places].argsort(descending=True, stable=True)]
+
+
+def entropy_cells(values: Sequence[float]) -> list[str]:
+    """Entropies with two decimals, or as many more, up to five, as it takes to tell them apart."""
+    fewest, most = DIGITS
+    wanted = len({f"{value:.{most}f}" for value in values})
+    for digits in range(fewest, most + 1):
+        cells = [f"{value:.{digits}f}" for value in values]
+        if len({*cells}) == wanted:
+            break
+    return cells
 
 
 def uncertainty_picture(found: Uncertainty) -> Figure:
@@ -81,12 +144,17 @@ def uncertainty_picture(found: Uncertainty) -> Figure:
     from matplotlib.figure import Figure
 
     shown = min(SHOWN, len(found.entropy))
-    order = found.entropy.argsort(stable=True)
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    parts: Any = figure.subfigures(3, 1, height_ratios=(1.25, 0.9, 0.9))
+    order = most_uncertain(found)
+    ends = {"most uncertain": order[:shown], "most certain": order.flip(0)[:shown]}
+    captions = {title: _captions(found, places) for title, places in ends.items()}
+    # A row's title, its images, and captions of as many lines as there are.
+    heights = [3.3, *(2.1 + 0.15 * max(text.count("\n") + 1 for text in texts) for texts in captions.values())]
+    figure = Figure(figsize=(12, sum(heights)), layout="constrained")
+    parts: Any = figure.subfigures(3, 1, height_ratios=heights)
     _histograms(parts[0], found)
-    _images(parts[1], found, "most uncertain", order.flip(0)[:shown])
-    _images(parts[2], found, "most certain", order[:shown])
+    for part, (title, places) in zip(parts[1:], ends.items(), strict=True):
+        part.suptitle(title, x=0.01, ha="left", fontsize=11)
+        _images(part, found, places, captions[title])
     return figure
 
 
@@ -109,17 +177,23 @@ def _histograms(figure: SubFigure, found: Uncertainty) -> None:
         ax.legend(fontsize=8)
 
 
-def _images(figure: SubFigure, found: Uncertainty, title: str, places: Tensor) -> None:
-    subject = found.subject
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    images, labels = subject.images(places).cpu(), subject.split.labels[places].tolist()
+def _images(figure: SubFigure, found: Uncertainty, places: Tensor, captions: Sequence[str]) -> None:
+    images = found.subject.images(places).cpu()
     for ax in (axes := figure.subplots(1, SHOWN, squeeze=False)[0]):
-        ax.set(xticks=[], yticks=[], frame_on=False)
-    for ax, image, place, label in zip(axes, images, places.tolist(), labels, strict=False):
+        # At the top, so that what room is left is the captions'.
+        ax.set(xticks=[], yticks=[], frame_on=False, anchor="N")
+    for ax, image, caption in zip(axes, images, captions, strict=False):
         pixels = image.permute(1, 2, 0).numpy()
         ax.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-        lines = [name_lines(subject.classes[label].replace("_", " "), LINE)]
-        if int(found.predicted[place]) != label:
-            lines.append("taken for " + name_lines(subject.classes[int(found.predicted[place])], LINE))
-        lines.append(f"entropy {float(found.entropy[place]):.2f}\nmargin {float(found.margin[place]):.2f}")
-        ax.set_xlabel("\n".join(lines), fontsize=8)
+        ax.set_xlabel(caption, fontsize=8)
+
+
+def _captions(found: Uncertainty, places: Tensor) -> list[str]:
+    names = [name_lines(name.replace("_", " "), LINE) for name in found.subject.classes]
+    entropies = entropy_cells(found.entropy[places].tolist())
+    labels, predicted = found.subject.split.labels[places].tolist(), found.predicted[places].tolist()
+    captions = []
+    for label, taken, entropy, margin in zip(labels, predicted, entropies, found.margin[places].tolist(), strict=True):
+        lines = [names[label]] if label == taken else [names[label], f"taken for {names[taken]}"]
+        captions.append("\n".join([*lines, f"entropy {entropy}", f"margin {margin:.2f}"]))
+    return captions

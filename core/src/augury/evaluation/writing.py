@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from augury.errors import UsageError
 from augury.evaluation.drawing import Confidences, drawn
 from augury.evaluation.results import Evaluation
 from augury.evaluation.subject import Subject
-from augury.files import write_text
+from augury.files import replacing, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EVALUATION = "evaluation.json"
+NO_GLYPH = r"Glyph .* missing from font|Matplotlib currently does not support .* natively"
+"""What matplotlib says of letters that its font lacks, and draws as boxes."""
 
 
 def choose_folder(runs: Sequence[Path], output: Path | str | None) -> Path:
-    """Where the files go: `output`, else `evaluation` within the only run's folder, or here.
-
-    Raises:
-        UsageError: a folder that holds something else.
-    """
+    """Where the files go: `output`, else `evaluation` within the only run's folder, or here."""
     if output is None:
         return runs[0] / "evaluation" if len(runs) == 1 else Path("evaluation")
     return Path(output).expanduser()
@@ -37,11 +41,23 @@ def refuse_taken(folder: Path) -> None:
         raise UsageError(f"{folder} holds other files than an evaluation's. Choose another --output.")
 
 
+def try_folder(folder: Path) -> None:
+    """Make the folder.
+
+    Raises:
+        UsageError: it cannot be made, or written to.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+
+
 def write(evaluation: Evaluation, subjects: Sequence[Subject], confidences: Sequence[Confidences]) -> Evaluation:
     """Write all files anew, in place of those of an earlier evaluation.
 
     Args:
-        evaluation: what is found; its `files` are still to come.
+        evaluation: what is found, in a folder that is there; its `files` are still to come.
         subjects: its runs.
         confidences: of each run, for the picture of outliers.
 
@@ -52,18 +68,41 @@ def write(evaluation: Evaluation, subjects: Sequence[Subject], confidences: Sequ
         UsageError: the folder cannot be written to.
     """
     folder = Path(evaluation.folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
         _remove_earlier(folder)
-        files = list(_tables(evaluation, folder))
-        for name, figure in drawn(evaluation, subjects, confidences):
-            figure.savefig(folder / name, dpi=110)
-            files.append(name)
-        done = replace(evaluation, files=[EVALUATION, *files])
-        write_text(folder / EVALUATION, json.dumps(done.to_json(), indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}). Choose another --output.") from None
+        done = _save(replace(evaluation, files=[EVALUATION, *_tables(evaluation, folder)]))
+        # Once without the pictures: whatever becomes of them, what took long to measure is kept.
+        pictures: list[str] = []
+        try:
+            for name, figure in drawn(evaluation, subjects, confidences):
+                save_picture(figure, folder / name)
+                pictures.append(name)
+        finally:
+            done = _save(replace(done, files=[*done.files, *pictures]))
     return done
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"{folder}: cannot be written ({why}). Choose another --output.") from None
+
+
+def _save(evaluation: Evaluation) -> Evaluation:
+    text = json.dumps(evaluation.to_json(), indent=2, allow_nan=False)
+    write_text(Path(evaluation.folder) / EVALUATION, f"{text}\n")
+    return evaluation
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; it is whole or absent."""
+    with replacing(path) as partial, warnings.catch_warnings():
+        # Names in any script are right in the tables.
+        warnings.filterwarnings("ignore", NO_GLYPH, UserWarning)
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def _remove_earlier(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from augury.config import RunConfig
@@ -40,10 +41,11 @@ def equal_compute(suite: Suite, data: DataSet, register: Register | None) -> dic
     epochs = {name: int((budget - need.once) / need.epoch + 1e-9) for name, need in needs.items()}
     for name, count in epochs.items():
         if count < 1:
-            need = needs[name]
+            need = needs[name].once + needs[name].epoch
+            enough = math.ceil((need - base.once) / base.epoch)
             raise UsageError(
-                f"composition {name}: one epoch takes {need.once + need.epoch:,.0f} forward passes, and the base's "
-                f"{budget:,.0f} are the budget of --equal compute. Raise optim.epochs, or leave it out."
+                f"composition {name}: one epoch takes {need:,.0f} forward passes, and the base's {budget:,.0f} are the "
+                f"budget of --equal compute. Set optim.epochs to {enough} or more, or leave out --equal compute."
             )
     return epochs
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from augury.config import RunConfig, assign, parse_method, read_config
 from augury.errors import UsageError
-from augury.experiment.jobs import check_devices
 from augury.experiment.runner import run_suite
-from augury.experiment.suite import BASELINE, Composition, make_suite, parse_compositions
+from augury.experiment.suite import BASELINE, Composition, Equal, make_suite, parse_compositions
 from augury.experiment.table import Comparison
 from augury.progress import reporter_of
 from augury.registry import Register
@@ -27,7 +26,7 @@ def compare(
     settings: RunConfig | Mapping[str, Any] | None = None,
     base: str = BASELINE,
     seeds: int = 5,
-    equal: Literal["epochs", "compute"] = "epochs",
+    equal: Equal = "epochs",
     folder: str | Path = "compare",
     jobs: int = 1,
     devices: Sequence[str] = (),
@@ -65,11 +64,17 @@ def compare(
         raise UsageError(f"compositions must be a list or a mapping, got {compositions!r}. Write [{compositions!r}].")
     if seeds < 1 or jobs < 1:
         raise UsageError(f"seeds and jobs must be at least 1, got seeds={seeds}, jobs={jobs}.")
-    check_devices(devices)
+    if equal not in get_args(Equal):
+        raise UsageError(f"equal must be one of {', '.join(get_args(Equal))}, got {equal!r}.")
+    if isinstance(devices, str):
+        raise UsageError(f"devices must be a list, got {devices!r}. Write {devices.split(',')!r}.")
     config = _config(settings, dataset, model)
     if isinstance(compositions, Mapping):
         named = {name: _composition(methods) for name, methods in compositions.items()}
     else:
+        for text in compositions:
+            if not isinstance(text, str):
+                raise UsageError(f"compositions in a list must be text, got {text!r}. Name it: {{'mine': [...]}}.")
         named = parse_compositions(compositions)
     suite = make_suite(config, named, base=base, seeds=seeds, equal=equal)
     return run_suite(suite, Path(folder), jobs=jobs, devices=devices, register=register, reporter=reporter_of(progress))
@@ -94,4 +99,18 @@ def _composition(methods: Methods | Composition) -> Composition:
         return methods
     if isinstance(methods, str):
         return next(iter(parse_compositions([methods]).values()))
-    return Composition([parse_method(method) if isinstance(method, str) else method for method in methods])
+    if not isinstance(methods, Sequence):
+        raise UsageError(f"a composition must be text, or a list of names and (name, options) pairs, got {methods!r}.")
+    return Composition([_method(method) for method in methods])
+
+
+def _method(method: Any) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(method, str):
+        return parse_method(method)
+    match method:
+        case (str() as name, Mapping() as options):
+            return name, options
+    raise UsageError(
+        f"a method of a comparison must be a name or a (name, options) pair, got {method!r}: its runs are resumed by "
+        "name. Let a package of yours offer it, or train it with augury.compose."
+    )

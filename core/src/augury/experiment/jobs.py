@@ -7,46 +7,17 @@ import multiprocessing
 import os
 import queue
 import signal
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from augury.config import RunConfig
 from augury.errors import AuguryError, UsageError
+from augury.experiment.worker import PAUSE, Finish, Task, begin, work
 from augury.registry import Register
 from augury.training.checkpoint import checkpoints
 from augury.training.result import Result
-from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
-
-PAUSE = 0.2
-"""Seconds between two looks at what the processes say."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run of a suite.
-
-    Attributes:
-        label: what a reporter calls it.
-        config: its settings.
-        folder: its own.
-        others: those of the runs that may share its pre-train stages.
-    """
-
-    label: str
-    config: RunConfig
-    folder: Path
-    others: tuple[Path, ...] = ()
-
-
-Finish = Callable[[Task, Register | None, Reporter], Result]
-"""Carries a task out; a function of a module, since processes find it by its name."""
+from augury.training.watch import Interrupted, Reporter, StopRequest
 
 
 def in_processes(
@@ -67,26 +38,34 @@ def in_processes(
         jobs: processes at once.
         devices: "cuda:0" and so on, in turn; whatever the settings say when empty.
         register: what method names mean.
-        reporter: who watches; it is told of all runs together.
+        reporter: who watches; it is told of each run under its label.
 
     Raises:
         Interrupted: the user asked to stop.
-        AuguryError: a run failed, or its process was killed; the others are asked to stop.
+        AuguryError: a run failed, and the others were asked to stop; or a process was killed, and they ended with it.
     """
+    if os.name != "posix":
+        raise UsageError("several runs at once need Linux or macOS. Leave out --jobs and --device.")
     context = multiprocessing.get_context("spawn")
     news, places, enough = context.Queue(), context.Queue(), context.Event()
     for number in range(jobs):
         places.put(devices[number % len(devices)] if devices else "")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, context, _begin, (news, places, enough, threads, os.getpid()))
+    pool = ProcessPoolExecutor(jobs, context, begin, (news, places, enough, _threads(jobs), os.getpid()))
     crew = _Crew(tasks, jobs, reporter, news, enough)
-    with crew.stop, contextlib.ExitStack() as stack:
-        stack.callback(pool.shutdown, cancel_futures=True)
-        stack.callback(crew.ask_to_stop)
+    reporter.note(f"starting {min(jobs, len(tasks))} process(es), which takes some seconds")
+
+    def submit(task: Task) -> Future[Result]:
+        # A process may be started here, and must not meet Ctrl-C before it is ready for it.
+        with _sheltered():
+            return pool.submit(work, finish, task, register)
+
+    with crew.stop:
         try:
-            return crew.work(lambda task: pool.submit(_work, finish, task, register))
+            return crew.work(submit)
         except BrokenProcessPool:
-            going = ", ".join(task.label.partition(" ")[2] for task in crew.going.values())
+            if crew.stop.asked:
+                raise Interrupted("interrupted") from None
+            going = ", ".join(task.name for task in crew.going.values())
             raise AuguryError(
                 f"a process ended without a word, killed for want of memory perhaps, at one of: {going}. "
                 f"Go on with the same command, and fewer --jobs than {jobs}."
@@ -94,6 +73,32 @@ def in_processes(
         except KeyboardInterrupt:
             crew.kill()
             raise
+        finally:
+            crew.ask_to_stop()
+            try:
+                pool.shutdown(cancel_futures=True)
+            except KeyboardInterrupt:
+                crew.kill()
+                raise
+
+
+def _threads(jobs: int) -> int:
+    """A process's share of the cores, and no more than this program was given."""
+    import torch
+
+    # A container or a batch scheduler may give fewer than the machine has.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), cores // jobs))
+
+
+@contextlib.contextmanager
+def _sheltered() -> Iterator[None]:
+    """Ctrl-C waits until the block is over; processes started in it inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Crew:
@@ -104,6 +109,7 @@ class _Crew:
         self.going: dict[Future[Result], Task] = {}
         self._tasks, self._jobs, self._news = tasks, jobs, news
         self._processes: set[int] = set()
+        self._asked: set[int] = set()
         self._reporter = reporter
         self._reporters: dict[str, Reporter] = {}
         self._enough = enough
@@ -137,8 +143,8 @@ class _Crew:
 
     def _wind_up(self) -> None:
         """Let the runs at work write their checkpoints."""
-        self.ask_to_stop()
         while self.going:
+            self.ask_to_stop()
             finished, _ = wait(self.going, timeout=PAUSE, return_when=FIRST_COMPLETED)
             self._listen()
             for future in finished:
@@ -146,18 +152,19 @@ class _Crew:
         raise Interrupted("interrupted")
 
     def ask_to_stop(self) -> None:
-        """Once: a second signal would end them at once."""
-        if not self._enough.is_set() and self.going:
+        """Each process once: a second signal would end it at once."""
+        if self.going:
             self._enough.set()
-            self._signal(signal.SIGINT)
+            self._signal(self._processes - self._asked, signal.SIGINT)
+            self._asked |= self._processes
 
     def kill(self) -> None:
         """End them at once."""
         self._enough.set()
-        self._signal(signal.SIGKILL)
+        self._signal(self._processes, signal.SIGKILL)
 
-    def _signal(self, number: int) -> None:
-        for process in self._processes:
+    def _signal(self, processes: set[int], number: int) -> None:
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
@@ -177,93 +184,6 @@ class _Crew:
 
 def _may_share(task: Task, other: Task) -> bool:
     return bool({m.name for m in task.config.methods} & {m.name for m in other.config.methods})
-
-
-# What runs in the processes.
-
-_news: Any = None
-_enough: Any = None
-_busy = False
-
-
-def _begin(news: Any, places: Any, enough: Any, threads: int, parent: int) -> None:
-    """Make a process ready: its device, its threads; it ends with the program that started it."""
-    global _news, _enough
-    _news, _enough = news, enough
-    # Ctrl-C on the terminal is the parent's, which passes it on once.
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, _interrupt)
-    if device := places.get():
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(device)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    news.put(("", "process", (os.getpid(),)))
-
-
-def _visible(device: str) -> str:
-    """The number of a GPU as CUDA counts them, where some may be hidden already."""
-    number = int(device.partition(":")[2] or 0)
-    shown = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
-    return shown[number] if number < len(shown) else str(number)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Between tasks there is nothing to interrupt; in one, a training at work asks for its checkpoint itself."""
-    if _busy:
-        raise Interrupted("interrupted")
-
-
-def _work(finish: Finish, task: Task, register: Register | None) -> Result:
-    global _busy
-    _busy = True
-    try:
-        # Asked after this, the handler interrupts.
-        if _enough.is_set():
-            raise Interrupted("interrupted")
-        return finish(task, register, _Sender(task.label))
-    finally:
-        _busy = False
-
-
-class _Sender(Silent):
-    """Passes on what a reporter is told; steps together, a few times a second."""
-
-    def __init__(self, label: str) -> None:
-        self._label, self._steps, self._said = label, 0, time.monotonic()
-
-    def _send(self, what: str, *arguments: Any) -> None:
-        _news.put((self._label, what, arguments))
-
-    def note(self, line: str) -> None:
-        self._send("note", line)
-
-    def start(self, what: str, total_steps: int, done: int) -> None:
-        self._send("start", what, total_steps, done)
-
-    def step(self, images: int) -> None:
-        self._steps += 1
-        if time.monotonic() - self._said > PAUSE:
-            self._flush(images)
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        self._send("epoch", row)
-
-    def stop(self) -> None:
-        self._send("stop")
-
-    def _flush(self, images: int) -> None:
-        for _ in range(self._steps):
-            self._send("step", images)
-        self._steps, self._said = 0, time.monotonic()
 
 
 def check_devices(devices: Sequence[str]) -> None:

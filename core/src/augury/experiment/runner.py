@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from augury.config import load_config
+from augury.data.subset import FILE as SUBSET
 from augury.data.view import DataSet
 from augury.errors import AuguryError, UsageError, refuse_all
 from augury.experiment.budget import equal_compute
-from augury.experiment.jobs import Task, in_processes
+from augury.experiment.jobs import check_devices, in_processes
 from augury.experiment.plots import draw
 from augury.experiment.suite import SUITE, Suite, folder_of, save_suite
 from augury.experiment.table import Comparison, summarise, write
+from augury.experiment.worker import Task, warm_up
 from augury.registry import Register
 from augury.training.facts import DATA, begun, check_same_data
 from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
-from augury.training.result import Result
+from augury.training.result import RESULT, Result
 from augury.training.trainer import CONFIG, ENVIRONMENT, resume, train
-from augury.training.watch import Interrupted, Reporter, Silent
+from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
 
 LOCK = ".lock"
+BEFORE = {DATA, ENVIRONMENT, CONFIG, SUBSET}
+"""What a run writes before it is one."""
 
 
 def run_suite(
@@ -52,15 +58,23 @@ def run_suite(
     Raises:
         UsageError: all that is wrong with any composition, before the first is trained.
     """
-    suite = replace(suite, config=lasting(suite.config))
+    reporter = reporter or Silent()
+    check_devices(devices)
+    _refuse_foreign(folder)
+    config = lasting(suite.config)
+    suite = replace(suite, config=config.model_copy(update={"device": "cuda"}) if devices else config)
     refuse_inside_data(folder, suite.config)
-    plan = _check(suite, register)
+    plans = _check(suite, register)
+    plan = plans[suite.base]
     with _locked(folder):
+        suite = _with_loader(suite, folder, plan)
         if suite.equal == "compute":
+            reporter.note("equal compute: two short rehearsals of each composition count its forward passes")
             suite = replace(suite, epochs=_lengths(suite, folder, plan.data, register))
-        refuse_all([line for name, seed in _runs(suite) for line in _clashes(suite, name, seed, folder, plan)])
+        data = {name: plan.data for name, plan in plans.items()}
+        refuse_all([line for name, seed in _runs(suite) for line in _clashes(suite, name, seed, folder, data[name])])
         save_suite(suite, folder)
-        results = _carry_out(suite, folder, plan.data, jobs, devices, register, reporter or Silent())
+        results = _carry_out(suite, folder, data, jobs, devices, register, reporter)
         splits = plan.data.splits
         judged = results[suite.base][0].judged_on
         comparison = summarise(
@@ -83,19 +97,40 @@ def _runs(suite: Suite) -> list[tuple[str, int]]:
     return [(name, seed) for seed in suite.all_seeds for name in suite.compositions]
 
 
-def _check(suite: Suite, register: Register | None) -> Plan:
-    """The base's plan, when all compositions have passed."""
+def _check(suite: Suite, register: Register | None) -> dict[str, Plan]:
+    """The plans of all compositions; those of the same images, as the same network wants them, share the images."""
     problems: list[str] = []
-    plan: Plan | None = None
+    plans: dict[str, Plan] = {}
+    opened: dict[str, DataSet] = {}
     for name in suite.compositions:
         try:
-            checked = make_plan(suite.run_config(name, suite.config.seed), register, plan.data if plan else None)
-            plan = plan or checked
+            config = suite.run_config(name, suite.config.seed)
+            if suite.equal == "compute" and config.train.patience is not None:
+                raise UsageError(
+                    f"train.patience={config.train.patience} ends runs early, and --equal compute needs runs that go "
+                    "to their end. Leave out one of the two."
+                )
+            alike = config.data.model_dump_json(exclude={"base", "augmented"}) + config.model.model_dump_json()
+            plans[name] = make_plan(config, register, opened.get(alike))
+            opened[alike] = plans[name].data
         except UsageError as error:
             problems += [line for line in str(error).splitlines() if line not in problems]
     refuse_all(problems)
-    assert plan is not None
-    return plan
+    return plans
+
+
+def _with_loader(suite: Suite, folder: Path, plan: Plan) -> Suite:
+    """The suite with one loader for all its runs, whose draws would differ else: `auto` looks at the memory that is
+    free, which runs at work take."""
+    if suite.config.data.loader != "auto":
+        return suite
+    loader = plan.loader
+    for name, seed in _runs(suite):
+        with contextlib.suppress(UsageError):
+            loader = begun(folder_of(folder, name, seed)).loader
+            break
+    data = suite.config.data.model_copy(update={"loader": loader})
+    return replace(suite, config=suite.config.model_copy(update={"data": data}))
 
 
 def _lengths(suite: Suite, folder: Path, data: DataSet, register: Register | None) -> dict[str, int]:
@@ -111,24 +146,39 @@ def _lengths(suite: Suite, folder: Path, data: DataSet, register: Register | Non
     return equal_compute(suite, data, register)
 
 
-def _clashes(suite: Suite, name: str, seed: int, folder: Path, plan: Plan) -> list[str]:
+def _clashes(suite: Suite, name: str, seed: int, folder: Path, data: DataSet) -> list[str]:
     """Why the run that is there already is not the one wanted."""
     place = folder_of(folder, name, seed)
     if not (place / CONFIG).exists():
         return []
-    if load_config(place / CONFIG) != suite.run_config(name, seed):
-        return [f"{place} holds a run with other settings. Choose another --output, or delete it."]
+    before, now = load_config(place / CONFIG).model_dump(), suite.run_config(name, seed).model_dump()
+    if before != now:
+        return [f"{place} holds a run with {_difference(before, now)}. Choose another --output, or delete it."]
     try:
-        check_same_data(place, begun(place), plan.data)
+        check_same_data(place, begun(place), data)
     except UsageError as error:
         return [str(error)]
     return []
 
 
+def _difference(before: Any, now: Any, path: str = "") -> str:
+    """The first setting that is not the same, in words."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
+        key = next(key for key in now if before[key] != now[key])
+        return _difference(before[key], now[key], f"{path}.{key}".lstrip("."))
+    return f"other settings: {path} is {before}, now {now}"
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises: UsageError where something else than a comparison is in the folder."""
+    if folder.is_dir() and not (folder / SUITE).exists() and {p.name for p in folder.iterdir()} - {LOCK}:
+        raise UsageError(f"{folder} exists and holds no comparison. Choose another --output.")
+
+
 def _carry_out(
     suite: Suite,
     folder: Path,
-    data: DataSet,
+    data: Mapping[str, DataSet],
     jobs: int,
     devices: Sequence[str],
     register: Register | None,
@@ -147,13 +197,32 @@ def _carry_out(
         if jobs > 1 or devices:
             found = in_processes(tasks, finish, jobs, devices, register, reporter)
         else:
-            found = [finish(task, register, reporter.named(task.label), data) for task in tasks]
+            warm_up()
+            names = [name for name, _ in _runs(suite)]
+            found = _one_by_one(tasks, [data[name] for name in names], register, reporter)
     except Interrupted:
-        raise Interrupted("interrupted; what was done is kept. Go on with the same command.") from None
+        done = sum((task.folder / RESULT).exists() for task in tasks)
+        raise Interrupted(
+            f"interrupted; {done} of {len(tasks)} runs are finished, and what was done is kept. "
+            "Go on with the same command."
+        ) from None
     results: dict[str, list[Result]] = {name: [] for name in suite.compositions}
     for (name, _), result in zip(_runs(suite), found, strict=True):
         results[name].append(result)
     return results
+
+
+def _one_by_one(
+    tasks: Sequence[Task], data: Sequence[DataSet], register: Register | None, reporter: Reporter
+) -> list[Result]:
+    found = []
+    with StopRequest() as stop:
+        for task, images in zip(tasks, data, strict=True):
+            found.append(finish(task, register, reporter.named(task.label), images))
+            # Asked when the run had no step left.
+            if stop.asked and len(found) < len(tasks):
+                raise Interrupted("interrupted")
+    return found
 
 
 def finish(task: Task, register: Register | None, reporter: Reporter, data: DataSet | None = None) -> Result:
@@ -170,12 +239,14 @@ def finish(task: Task, register: Register | None, reporter: Reporter, data: Data
     except Interrupted:
         raise
     except AuguryError as error:
-        raise type(error)(f"{task.label.partition(' ')[2]}: {error}") from None
+        raise type(error)(f"{task.name}: {error}") from None
+    except Exception as error:
+        raise AuguryError(f"{task.name}: {type(error).__name__}: {error}") from error
 
 
 def _clear(folder: Path) -> None:
     """Take away what a run leaves that was killed before it began."""
-    if folder.exists() and {p.name.removesuffix(".partial") for p in folder.iterdir()} <= {DATA, ENVIRONMENT, CONFIG}:
+    if folder.exists() and {p.name.removesuffix(".partial") for p in folder.iterdir()} <= BEFORE:
         shutil.rmtree(folder)
 
 

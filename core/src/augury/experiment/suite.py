@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,17 @@ from pydantic import Field, ValidationError
 from augury.config import MethodConfig, RunConfig, parse_composition, read_config, read_recipe
 from augury.errors import UsageError, refuse_all
 from augury.files import write_text
+from augury.randomness import derive
+from augury.training.plan import lasting
 from augury.validation import Strict, explain
 
 BASELINE = "baseline"
 """No method at all: always part of a suite unless another base is named."""
 SUITE = "suite.json"
+LONGEST = 100
+"""Letters of a composition's folder."""
+TAKEN = (".json", ".csv", ".md", ".png", ".html")
+"""Endings of what lies beside those folders."""
 
 Equal = Literal["epochs", "compute"]
 
@@ -73,7 +80,7 @@ class Suite:
             config = read_config(_merged(config.model_dump(), composition.settings), f"composition {name}")
         config = config.model_copy(update={"methods": chosen, "seed": seed})
         epochs = (self.epochs or {}).get(name)
-        return config if epochs is None else _of_length(config, epochs)
+        return lasting(config if epochs is None else _of_length(config, epochs))
 
     def describe(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -114,6 +121,13 @@ def make_suite(
             f"the base `{base}` must be `{BASELINE}` or one of the compositions: {', '.join(found) or 'none'}. "
             f"Add it with --with {base}, or leave out --base."
         )
+    folders = Counter(_as_folder(name).casefold() for name in found)
+    for name in found:
+        if not name or folders[_as_folder(name).casefold()] > 1 or _as_folder(name).endswith(TAKEN):
+            raise UsageError(
+                f"the composition's name `{name}` cannot be a folder's, or is too much like another's. "
+                "Give it another name in the suite's file."
+            )
     first = {base: found.pop(base)}
     suite = Suite(config, first | found, seeds, equal)
     refuse_all([line for name, c in suite.compositions.items() for line in _faults(name, c)])
@@ -205,7 +219,15 @@ def parse_compositions(texts: Sequence[str]) -> dict[str, Composition]:
 
 def folder_of(folder: Path, name: str, seed: int) -> Path:
     """Where a run of a suite goes: a composition's name may hold anything that its options hold."""
-    return folder / re.sub(r"[^A-Za-z0-9+=,._-]", "_", name).lstrip(".") / f"seed-{seed}"
+    return folder / _as_folder(name) / f"seed-{seed}"
+
+
+def _as_folder(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9+=,._-]", "_", name.replace(":", "_"))
+    if plain == name.replace(":", "_") and len(plain) <= LONGEST and not plain.startswith("."):
+        return plain
+    # Another name may look the same.
+    return f"{plain[:LONGEST].lstrip('.')}-{derive(0, name):016x}"
 
 
 def save_suite(suite: Suite, folder: Path) -> None:

@@ -54,7 +54,7 @@ def _difference(comparison: Comparison, row: Row, y: int) -> list[dict[str, Any]
     of_seeds |= {"customdata": list(points), "hovertemplate": hover("seed %{customdata}: %{x:+.2f}")}
     mean = _points(name, paint, [found.mean], y + 0.08, {"size": 12, "symbol": "diamond"})
     mean["hovertemplate"] = hover("mean %{x:+.2f}")
-    if found.low is not None and found.high is not None:
+    if found.low is not None and found.high is not None and is_number(found.low) and is_number(found.high):
         ends = {"array": [short(found.high - found.mean)], "arrayminus": [short(found.mean - found.low)]}
         mean["error_x"] = {"type": "data", "symmetric": False, "thickness": 2, "width": 5, **ends}
         mean["hovertemplate"] = hover(f"mean %{{x:+.2f}}, 95 % interval {found.low:+.2f} to {found.high:+.2f}")
@@ -89,6 +89,9 @@ def cost(comparison: Comparison) -> Chart | None:
         "images_per_second": ("images per second", ",.4~r", lambda row: row.images_per_second),
         "peak_bytes": ("largest memory / MiB", ",.4~r", lambda row: row.peak_bytes and row.peak_bytes / 2**20),
     }
+    if comparison.equal == "compute":
+        # Of forward passes all have as many: their points would lie in one column.
+        measures["forward_passes"] = measures.pop("forward_passes")
     variants = []
     for key, (label, shown, of) in measures.items():
         if rows and all(is_number(of(row)) for row in rows.values()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -165,14 +167,34 @@ def _comparison(folder: Path, problems: list[str]) -> Comparison | None:
     try:
         # Its shape is right; a file can hold words in the place of numbers.
         found = TypeAdapter(Comparison).validate_python(asdict(read_comparison(folder)))
-        if found.rows:
+        wrong = _wrong(found)
+        if wrong is None:
             return found
-        problems.append(f"{COMPARISON} has no rows. The same `augury compare` writes it anew.")
+        problems.append(f"{COMPARISON} {wrong}. The same `augury compare` writes it anew.")
     except UsageError as error:
         problems.append(str(error))
     except ValidationError as error:
         problems.append(f"{COMPARISON} cannot be read: {_first(error)}. The same `augury compare` writes it anew.")
     return None
+
+
+def _wrong(found: Comparison) -> str | None:
+    """What keeps it from being shown."""
+    if not found.rows:
+        return "has no rows"
+    if found.base not in [row.composition for row in found.rows]:
+        return f"has no row of its base `{found.base}`"
+    odd = next((at for row in found.rows for at in _not_finite(asdict(row), f"{row.composition}.")), None)
+    return None if odd is None else f"says of `{odd}` what is no finite number"
+
+
+def _not_finite(said: Mapping[str, Any], before: str) -> Iterator[str]:
+    """The keys of such numbers; a mean may be NaN, of a training that came to nothing."""
+    for key, value in said.items():
+        if isinstance(value, Mapping):
+            yield from _not_finite(value, f"{before}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value) and not (key == "mean" and math.isnan(value)):
+            yield before + key
 
 
 def _asked(folder: Path, problems: list[str]) -> tuple[list[str], list[int]]:
@@ -185,7 +207,9 @@ def _asked(folder: Path, problems: list[str]) -> tuple[list[str], list[int]]:
 
 def _run_folders(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.glob(f"*/seed-*/{CONFIG}")):
-        yield path.parent
+        # What a user has put beside a seed's run is none of the comparison's.
+        if re.fullmatch(r"seed-\d+", path.parent.name):
+            yield path.parent
 
 
 def _read_run(folder: Path, composition: str, root: Path, problems: list[str]) -> RunFacts:

@@ -113,7 +113,7 @@ def highest(comparison: Comparison) -> list[str]:
     if difference is None:
         return [f"{text}, the base itself."]
     text += f", {number(difference.mean, sign=True)} points against {comparison.base}"
-    if difference.low is not None and difference.high is not None:
+    if is_number(difference.low) and is_number(difference.high):
         ends = f"{number(difference.low, sign=True)} to {number(difference.high, sign=True)}"
         text += f" (95 % interval {ends})"
     return [text + "."]

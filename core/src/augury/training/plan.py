@@ -35,6 +35,10 @@ from augury.training.recorder import missing_trackers
 T = TypeVar("T")
 
 
+FEW = 50
+"""Validation images; on fewer, one image is more than two points."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run will be made of.
@@ -272,6 +276,12 @@ def _notes(
     notes = list(data.notes)
     if data.skipped:
         notes.append(f"{len(data.skipped)} image(s) cannot be read and are left out; data.json names them.")
+    val = data.splits.val
+    if val is not None and len(val) < FEW:
+        notes.append(
+            f"the best epoch is chosen on {len(val)} validation images, by luck more than by accuracy. Hold out more "
+            "with --set data.val_fraction=0.3, or look at the last epoch."
+        )
     if config.data.protocol == "paper" and (config.train.patience or config.schedule.name == "plateau"):
         notes.append("data.protocol=paper: when to stop or to decay is decided on the test split, which flatters it.")
     used = pipeline_shares(chosen, PIPELINES)

@@ -166,6 +166,7 @@ class Trainer(Built):
             weights = load_file(self.folder / "best.safetensors", device=str(self.accelerator.device))
             network.load_state_dict(weights)
             best = self._measure(network)
+        self._note_guessing(best)
         rows = read_rows(self.folder / METRICS)
         seconds, spent = sum(row["train_seconds"] for row in rows), self._spent()
         result = Result(
@@ -189,6 +190,17 @@ class Trainer(Built):
         if self.accelerator.is_main_process:
             write_result(result, self.folder)
         return result
+
+    def _note_guessing(self, best: dict[str, Measures]) -> None:
+        for name, found in best.items():
+            labels = getattr(self.data.splits, name).labels
+            guess = 100 * int(labels.bincount().max()) / len(labels)
+            if found.top1 <= guess:
+                self.note(
+                    f"the network is no better than always naming the most frequent class ({guess:.1f} % of the {name} "
+                    "images). Train longer, or lower optim.lr."
+                )
+                return
 
 
 def train(
@@ -230,6 +242,8 @@ def resume(
     if (folder / RESULT).exists():
         return read_result(folder)
     before = begun(folder)
+    if data is not None and data.format != before.format:
+        data = None
     plan = make_plan(config, register, data, before.format, fresh=not checkpoints(folder))
     check_same_data(folder, before, plan.data)
     # `auto` may choose otherwise on another day, and then the draws would be others.
@@ -241,8 +255,11 @@ def resume(
 
 
 def _refuse_existing(folder: Path) -> None:
-    if folder.exists():
+    if not folder.exists():
+        return
+    if (folder / CONFIG).exists():
         raise UsageError(f"{folder} exists. Continue it with `augury resume {folder}`, or choose another --output.")
+    raise UsageError(f"{folder} exists and holds no run. Choose another --output.")
 
 
 def _make_folder(folder: Path) -> None:

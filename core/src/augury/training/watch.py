@@ -81,6 +81,10 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+            # Whoever waits around this one is asked, too: a suite does not go on with its next run.
+            around = getattr(self._before, "__self__", None)
+            if self.asked and isinstance(around, StopRequest):
+                around.asked = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
