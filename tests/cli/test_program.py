@@ -283,6 +283,7 @@ def test_weights_go_on_with_the_input_that_they_were_trained_on(capsys: pytest.C
     assert not Path("again/tensorboard").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_called_like_a_data_set_is_no_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert augury(capsys, "run", *QUICK, "--dataset", "digits", "-o", "digits/first")[0] == 0
     assert augury(capsys, "run", *QUICK, "--dataset", "digits", "-o", "digits/second")[0] == 0

@@ -76,6 +76,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(sections: dict[str, Any
     assert resume(tmp_path / "resumed") == again, "a finished run is not trained again"
 
 
+@pytest.mark.slow
 def test_plateau_decays_at_the_same_epoch_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

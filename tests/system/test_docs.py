@@ -4,7 +4,8 @@ Each guide gets a folder of its own with small real images under the names that 
 its ```python blocks and its TOML files are then run, or written, from top to bottom in this process. What a reader does
 not see stands in an HTML comment before a block:
 
-    <!-- check: optim.epochs=1 model.name=test_resnet -->   added, as `--set`, to the block's run, preview and compare
+    <!-- check: optim.epochs=1 model.name=test_resnet -->   added, as `--set`, to the block's run, preview and compare;
+                                                            `seeds=1` is the number of seeds of its compare
     <!-- not run: why -->                                   the block is left out
 
 A download of pretrained weights is answered with a fresh network's weights of that name. Anything else that a command
@@ -144,14 +145,21 @@ def _augury(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert not end.value.code, f"augury {shlex.join(arguments)}\n{out}{err}"
 
 
+def _added(block: Block, command: str) -> list[str]:
+    seeds = [setting for setting in block.extra if setting.startswith("seeds=")]
+    settings = [part for setting in block.extra if setting not in seeds for part in ("--set", setting)]
+    if command == "compare":
+        settings += [f"--{setting}" for setting in seeds]
+    return settings if command in TAKE_SETTINGS else []
+
+
 def _shell(block: Block, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for words in commands(block.text):
         program, *arguments = words
         if program == "export":
             patch.setenv(*arguments[0].split("=", 1))
         elif Path(program).name == "augury":
-            added = [part for setting in block.extra for part in ("--set", setting)]
-            _augury(arguments + (added if arguments[0] in TAKE_SETTINGS else []), capsys)
+            _augury(arguments + _added(block, arguments[0]), capsys)
         else:
             subprocess.run(words, check=True, capture_output=True)
 

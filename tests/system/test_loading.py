@@ -23,6 +23,7 @@ def run(folder: Path, **sections: dict[str, Any]) -> tuple[Result, list[dict[str
     return result, rows
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     found = []
     for workers in (0, 1, 4):

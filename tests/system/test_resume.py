@@ -97,6 +97,7 @@ def test_interrupted_in_the_middle_of_an_epoch_and_resumed_is_the_same(whole: Pa
     same(whole, folder)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(whole: Path) -> None:
     before = (whole / "last.safetensors").stat().st_mtime_ns
     assert "test top-1" in resume(whole)

@@ -38,6 +38,7 @@ def test_a_pretrained_network_is_the_frozen_one(base_run: Path, file: str, tmp_p
     assert "resmooth/ood_share" in rows_of(tmp_path / "run")[-1]
 
 
+@pytest.mark.slow
 def test_another_network_in_the_same_file_is_another_stage(base_run: Path, tmp_path: Path) -> None:
     config, file = small(("resmooth", {"pretrained": str(tmp_path / "w.pt")})), tmp_path / "w.pt"
     weights, kept = load_file(base_run / "best.safetensors"), []
@@ -210,6 +211,7 @@ def test_no_stage_is_run_where_none_is_needed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{"loss": "distill", "top_k": 3}, {"fair_comparison": "mix", "prob": 0.0}, {"weighting": "random"}]
 )
+@pytest.mark.slow
 def test_ablations_resume_bit_for_bit(options: dict[str, Any], tmp_path: Path) -> None:
     config = small(("resmooth", options), "isda")
     train(config, tmp_path / "whole")
