@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 from matplotlib.image import imread
+from tests.cli.in_process import augury
 from tests.core.evaluated_runs import finished
 
 from augury.evaluation.metrics import Classes, ClassRow
 from augury_cli.evaluate import _print_classes, _print_confusions
-from augury_cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +35,6 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take longer than all the rest."""
     monkeypatch.setattr("augury.evaluation.writing.drawn", lambda *_: iter(()))
-
-
-def augury(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["augury", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
 
 
 def cells(out: str, title: str) -> list[str]:

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from PIL import Image
-
-from augury_cli.main import main
+from tests.cli.in_process import augury
 
 AUGURY = str(Path(sys.executable).with_name("augury"))
 QUICK = ["--set", "data.images_per_class=5", "--set", "optim.batch_size=25", "--set", "optim.epochs=2"]
@@ -23,16 +22,6 @@ QUICK = ["--set", "data.images_per_class=5", "--set", "optim.batch_size=25", "--
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def augury(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["augury", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
 
 
 def photographs(folder: Path, count: int = 12) -> Path:

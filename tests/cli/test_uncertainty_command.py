@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.cli import in_process
 
-import augury_cli.main
 from augury_cli.uncertainty import _fitting
 
 SHORT = "--dataset digits --set optim.epochs=1 --set optim.batch_size=20 --set train.trackers=none"
@@ -20,13 +19,7 @@ SHORT = "--dataset digits --set optim.epochs=1 --set optim.batch_size=20 --set t
 
 def augury(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Run the program on a line; its exit code, stdout and stderr."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["augury", *shlex.split(line)])
-        with pytest.raises(SystemExit) as end:
-            augury_cli.main.main()
-    out, err = capsys.readouterr()
-    code = end.value.code
-    return (code if isinstance(code, int) else 0), out, err
+    return in_process.augury(capsys, *shlex.split(line))
 
 
 @pytest.fixture

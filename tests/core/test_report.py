@@ -175,7 +175,8 @@ def test_plotly_takes_the_charts(page: Page) -> None:
     for variants in page.charts.values():
         for variant in variants:
             # It raises for a property that plotly does not know.
-            Figure(data=variant["data"], layout=variant["layout"])
+            figure = Figure(data=variant["data"], layout=variant["layout"])
+            assert len(figure.data) == len(variant["data"]) > 0
 
 
 def test_only_what_differs_is_in_the_table_of_differences(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from augury.experiment.suite import (
     make_suite,
     parse_compositions,
     read_suite,
-    with_epochs,
 )
 
 
@@ -76,12 +76,12 @@ def test_an_unknown_base_is_refused() -> None:
 def test_what_is_counted_in_epochs_follows_their_number() -> None:
     schedule = {"name": "multistep", "milestones": [60, 120], "warmup_epochs": 10, "decay_epochs": 30.0}
     config = read_config({"optim": {"epochs": 200}, "schedule": schedule})
-    suite = with_epochs(make_suite(config, parse_compositions(["isda"])), {"isda": 100})
+    suite = dataclasses.replace(make_suite(config, parse_compositions(["isda"])), epochs={"isda": 100})
     assert suite.run_config("baseline", 0).schedule == config.schedule
     scaled = suite.run_config("isda", 0)
     assert (scaled.optim.epochs, scaled.schedule.milestones) == (100, [30, 60])
     assert (scaled.schedule.warmup_epochs, scaled.schedule.decay_epochs) == (5, 15.0)
-    once = with_epochs(suite, {"isda": 1}).run_config("isda", 0)
+    once = dataclasses.replace(suite, epochs={"isda": 1}).run_config("isda", 0)
     assert once.schedule.warmup_epochs == 0, "a warm-up is shorter than the training"
 
 

@@ -317,7 +317,9 @@ def test_captions_of_the_picture_are_whole(found: Uncertainty) -> None:
 def test_names_in_any_script_raise_no_warning(found: Uncertainty, tmp_path: Path) -> None:
     subject = dataclasses.replace(found.subject, classes=["\u732b"] * 10)
     # Warnings are errors here.
-    write_uncertainty(dataclasses.replace(found, subject=subject), tmp_path / "out")
+    table, picture = write_uncertainty(dataclasses.replace(found, subject=subject), tmp_path / "out")
+    assert "\u732b" in table.read_text(encoding="utf-8")
+    assert picture.stat().st_size > 0
 
 
 def test_a_later_call_leaves_no_subset_of_an_earlier_one(found: Uncertainty, tmp_path: Path) -> None:

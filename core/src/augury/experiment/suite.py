@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -261,8 +261,3 @@ def _of_length(config: RunConfig, epochs: int) -> RunConfig:
             "schedule": schedule.model_copy(update=changed),
         }
     )
-
-
-def with_epochs(suite: Suite, epochs: Mapping[str, int]) -> Suite:
-    """The suite with its own number of epochs for each composition."""
-    return replace(suite, epochs=dict(epochs))

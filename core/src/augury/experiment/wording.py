@@ -55,10 +55,10 @@ def _cost(row: Row) -> list[str]:
         row.composition,
         f"{row.epochs:.1f}".removesuffix(".0"),
         _count(row.forward_passes),
-        _time(row.seconds),
-        _time(row.stage_seconds) if row.stage_seconds >= 0.05 else "",
+        duration(row.seconds),
+        duration(row.stage_seconds) if row.stage_seconds >= 0.05 else "",
         _count(row.images_per_second),
-        "" if row.peak_bytes is None else _bytes(row.peak_bytes),
+        "" if row.peak_bytes is None else memory(row.peak_bytes),
     ]
 
 
@@ -81,13 +81,15 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever is read best."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _bytes(value: float) -> str:
+def memory(value: float) -> str:
+    """Bytes in MiB or GiB."""
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,10 +50,8 @@ Finish = Callable[[Task, Register | None, Reporter], Result]
 
 def warm_up() -> None:
     """Import what a run imports when it is over, so that the first run's clock does not show it."""
-    import matplotlib.figure
-    import torchmetrics.functional.classification
-
-    del matplotlib, torchmetrics
+    for name in ("matplotlib.figure", "torchmetrics.functional.classification"):
+        import_module(name)
 
 
 # In a process of its own.
@@ -72,7 +71,7 @@ def begin(news: Any, places: Any, enough: Any, threads: int, parent: int) -> Non
         threads: that it computes with.
         parent: the process that started it.
     """
-    global _news, _enough
+    global _news, _enough, _beginning
     _news, _enough = news, enough
     # Ctrl-C on the terminal is the parent's, which passes it on once. It came blocked.
     os.setpgid(0, 0)
@@ -80,7 +79,6 @@ def begin(news: Any, places: Any, enough: Any, threads: int, parent: int) -> Non
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     news.put(("", "process", (os.getpid(),)))
-    global _beginning
     try:
         _prepare(places.get(), threads)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from augury.experiment import wording
 from augury.experiment.suite import BASELINE
 from augury.experiment.table import Comparison, Difference, Row
 
@@ -34,18 +35,12 @@ def number(value: Any, digits: int = 2, *, sign: bool = False) -> str:
 
 def duration(seconds: Any) -> str:
     """Seconds, minutes or hours, whichever is read best."""
-    if not is_number(seconds):
-        return NONE
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return wording.duration(seconds) if is_number(seconds) else NONE
 
 
 def memory(value: Any) -> str:
     """Bytes in MiB or GiB."""
-    if not is_number(value):
-        return NONE
-    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+    return wording.memory(value) if is_number(value) else NONE
 
 
 def listed(words: Iterable[str]) -> str:
