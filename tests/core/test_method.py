@@ -139,6 +139,45 @@ def test_a_method_without_hooks_is_refused() -> None:
         check_method(type("Idle", (augury.Method,), {"augment_batch": lambda self, batch: None}), "idle")
 
 
+@pytest.mark.parametrize(
+    ("ours", "contract", "fault"),
+    [
+        ("1.0", "1.0", ""),
+        ("1.2", "1.1", ""),
+        ("2.0", "1.0", "was written for contract 1.0, and this augury-core has contract 2.0. Upgrade its package."),
+        ("1.0", "2.0", "was written for contract 2.0, and this augury-core has contract 1.0. Upgrade augury-core."),
+        ("1.0", "1.1", "was written for contract 1.1, and this augury-core has contract 1.0. Upgrade augury-core."),
+        ("1.0", "1", "`contract` must be a version such as '1.0', got '1'."),
+        ("1.0", 1.0, "`contract` must be a version such as '1.0', got 1.0."),
+        ("1.0", "one.0", "`contract` must be a version such as '1.0', got 'one.0'."),
+    ],
+)
+def test_a_method_for_another_contract_is_refused(
+    ours: str, contract: Any, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("augury.method.CONTRACT_VERSION", ours)
+    cls = type("Old", (Plain,), {"contract": contract})
+    if not fault:
+        assert check_method(cls, "old") is cls
+        return
+    with pytest.raises(UsageError) as refused:
+        check_method(cls, "old")
+    assert str(refused.value) == f"old: {fault}"
+
+
+def test_a_method_that_does_not_say_its_contract_was_written_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert augury.CONTRACT_VERSION == "1.0"
+    monkeypatch.setattr("augury.method.CONTRACT_VERSION", "2.0")
+    with pytest.raises(UsageError, match=r"^plain: was written for contract 1\.0"):
+        check_method(Plain, "plain")
+
+
+@pytest.mark.parametrize("options", [dict, {"weight": 0.5}, nn.Module, None])
+def test_untyped_options_are_refused(options: Any) -> None:
+    with pytest.raises(UsageError, match=r"^free: its Options must be a subclass of augury\.Options, with a type for"):
+        check_method(type("Free", (Plain,), {"Options": options}), "free")
+
+
 def test_a_name_that_torchs_modules_use_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^update: torch's modules use this name"):
         check_method(Plain, "update")

@@ -140,7 +140,7 @@ def test_logits_are_the_classifiers_of_the_features_at_each_size(name: str, size
     x = images(2, *size)
     classifier = backbones.classifier_of(network)
     assert isinstance(classifier, nn.Linear)
-    output = backbones.forward(network, x)
+    output = backbones.features_and_logits(network, x, classifier)
     assert output.features.shape == (2, network.num_features)
     torch.testing.assert_close(output.logits, classifier(output.features))
     assert output.logits.isfinite().all()
@@ -159,6 +159,16 @@ def test_maps_are_as_large_as_the_papers(name: str) -> None:
     assert side == (4 if name in ("resnet18_cifar", "resnet50_cifar") else 8)
     assert network.default_cfg["pool_size"] == (side, side)
     assert network.default_cfg["input_size"] == (3, 32, 32)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_their_stages_are_told_as_timm_tells_its_own(name: str) -> None:
+    network, x = small(name).eval(), images(2, 3, 32, 32)
+    made: list[tuple[int, ...]] = []
+    for tap in network.feature_info:
+        network.get_submodule(tap["module"]).register_forward_hook(lambda _, __, y: made.append(tuple(y.shape[1:])))
+    network(x)
+    assert made == [(tap["num_chs"], *[32 // tap["reduction"]] * 2) for tap in network.feature_info]
 
 
 @pytest.mark.parametrize("name", SMALL)

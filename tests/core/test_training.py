@@ -369,6 +369,6 @@ def test_features_and_logits_are_the_models_own() -> None:
         network = timm.create_model(name, num_classes=7).eval()
         images = torch.randn(2, 3, size, size)
         with torch.no_grad():
-            output = backbones.forward(network, images)
+            output = augury.forward(network, augury.Batch.of(images, torch.zeros(2)))
             assert torch.equal(output.logits, network(images))
             torch.testing.assert_close(network.get_classifier()(output.features), output.logits)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from augury.backbones import forward as forward
     from augury.batch import Batch as Batch
     from augury.batch import ModelOutput as ModelOutput
     from augury.composition import Composition as Composition
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from augury.errors import UsageError as UsageError
     from augury.evaluation.evaluator import evaluate as evaluate
     from augury.experiment.compare import compare as compare
+    from augury.hookspecs import CONTRACT_VERSION as CONTRACT_VERSION
     from augury.hookspecs import hookimpl as hookimpl
     from augury.hookspecs import hookspec as hookspec
     from augury.method import Frozen as Frozen
@@ -28,10 +30,15 @@ if TYPE_CHECKING:
     from augury.method import Spec as Spec
     from augury.registry import Register as Register
     from augury.run import Run as Run
+    from augury.runs import rehearse as rehearse
+    from augury.runs import resume as resume
+    from augury.runs import train as train
+    from augury.training.result import Result as Result
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "CONTRACT_VERSION": "hookspecs",
     "Batch": "batch",
     "ModelOutput": "batch",
     "Composition": "composition",
@@ -43,6 +50,7 @@ _HOME = {
     "UsageError": "errors",
     "compare": "experiment.compare",
     "evaluate": "evaluation.evaluator",
+    "forward": "backbones",
     "hookimpl": "hookspecs",
     "hookspec": "hookspecs",
     "Frozen": "method",
@@ -51,6 +59,10 @@ _HOME = {
     "Spec": "method",
     "Register": "registry",
     "Run": "run",
+    "Result": "training.result",
+    "rehearse": "runs",
+    "resume": "runs",
+    "train": "runs",
 }
 
 __all__ = [*_HOME, "__version__"]

@@ -6,13 +6,66 @@ row is mixed from, A features, ch x H x W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from augury.errors import UsageError
 
 PIPELINES = ("base", "augmented")
+
+
+@dataclass
+class HiddenMix:
+    """A mixing of rows that is due inside the network.
+
+    Attributes:
+        layer: name of the module at whose output rows are mixed, as `network.named_modules()` has it.
+        mix: that output, M x ..., -> the same of the mixed rows.
+        done: whether a forward pass has mixed.
+    """
+
+    layer: str
+    mix: Callable[[Tensor], Tensor]
+    done: bool = False
+
+    @contextlib.contextmanager
+    def applied(self, network: nn.Module) -> Iterator[None]:
+        """While this is open, a forward pass of `network` mixes: one pass, in which the layer is called once.
+
+        Raises:
+            UsageError: there is no such layer, it is called otherwise, or its output is no tensor.
+        """
+        names = dict(network.named_modules())
+        if self.layer not in names or not self.layer:
+            top = ", ".join(name for name, _ in network.named_children())
+            raise UsageError(f"the network has no layer `{self.layer}` to mix at. At its top: {top}.")
+        outputs: list[Tensor] = []
+
+        def change(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not isinstance(output, Tensor):
+                made = type(output).__name__
+                raise UsageError(
+                    f"layer `{self.layer}` makes a {made}; only rows of a tensor can be mixed. Name another."
+                )
+            outputs.append(output)
+            # Shares are float32, and under autocast the next layer expects what this one made.
+            return self.mix(output).to(output.dtype)
+
+        handle = names[self.layer].register_forward_hook(change)
+        try:
+            yield
+        finally:
+            handle.remove()
+        if len(outputs) != 1:
+            raise UsageError(
+                f"layer `{self.layer}` is called {len(outputs)} times in a pass. Mix at one that is called once."
+            )
+        self.done = True
 
 
 @dataclass
@@ -30,6 +83,7 @@ class Batch:
         indices: M int64, index of the image in the data set.
         views: how many versions of each image the batch holds.
         pipelines: the names that `pipeline` counts.
+        hidden: what is to be mixed inside the network in this batch's forward pass (`augury.forward` does it), or None.
     """
 
     images: Tensor
@@ -41,6 +95,7 @@ class Batch:
     indices: Tensor
     views: int = 1
     pipelines: tuple[str, ...] = PIPELINES
+    hidden: HiddenMix | None = None
 
     @classmethod
     def of(
@@ -126,12 +181,33 @@ class Batch:
             sources: M x S int64, the rows each new row is mixed from; a row must stay within its view, its first
                 source is itself.
             shares: M x S float32, the share of each source; they sum to 1 over S.
+
+        Raises:
+            ValueError: rows are to be mixed inside the network, which comes after everything that is mixed before it.
         """
+        self._refuse_hidden("mix")
         self.weights = (shares[:, :, None] * self.weights[sources]).flatten(1)
         self.labels = self.labels[sources].flatten(1)
         self.smoothing = self.smoothing[sources].flatten(1)
         self.row_weights = (shares * self.row_weights[sources]).sum(1)
         self.images = images
+
+    def mix_hidden(self, layer: str, mix: Callable[[Tensor], Tensor], sources: Tensor, shares: Tensor) -> None:
+        """Replace the rows by mixtures inside the network: labels, smoothing and row weights follow at once, the images
+        stay, and the batch's forward pass mixes what one layer makes of them.
+
+        A method that does so declares `mixes_hidden`.
+
+        Args:
+            layer: name of a module of the network, as `network.named_modules()` has it, called once in a pass.
+            mix: that module's output, M x ..., -> the same of the mixed rows, differentiable.
+            sources, shares: as for `mix`.
+
+        Raises:
+            ValueError: rows are to be mixed inside the network already.
+        """
+        self.mix(self.images, sources, shares)
+        self.hidden = HiddenMix(layer, mix)
 
     def take(self, images: Tensor) -> None:
         """Keep some of the images, in place: their rows in every view. All processes must keep equally many.
@@ -140,12 +216,23 @@ class Batch:
 
         Args:
             images: their numbers in [0, N), int64, in the order to keep.
+
+        Raises:
+            ValueError: rows are to be mixed inside the network, and those that are left out would be missed there.
         """
+        self._refuse_hidden("take")
         n = len(self) // self.views
         rows = torch.cat([images + view * n for view in range(self.views)])
         for f in dataclasses.fields(self):
             if f.name not in _PLAIN:
                 setattr(self, f.name, getattr(self, f.name)[rows])
+
+    def _refuse_hidden(self, call: str) -> None:
+        if self.hidden is not None:
+            raise ValueError(
+                f"batch.{call} after batch.mix_hidden: the rows of layer `{self.hidden.layer}` would be others than "
+                "were meant. The method that mixes inside the network comes last."
+            )
 
     def soft_targets(self, num_classes: int) -> Tensor:
         """M x C float32 label distributions, without smoothing, for methods that need them dense."""
@@ -153,7 +240,7 @@ class Batch:
         return targets.scatter_add_(1, self.labels, self.weights)
 
 
-_PLAIN = ("views", "pipelines")
+_PLAIN = ("views", "pipelines", "hidden")
 
 
 @dataclass

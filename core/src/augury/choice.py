@@ -42,7 +42,7 @@ def choose(methods: Iterable[MethodLike], register: Register | None = None) -> t
     for method in methods:
         try:
             if isinstance(method, Method):
-                name = _own_name(type(method))
+                name = own_name(type(method))
                 chosen.append(Chosen(name, check_method(type(method), name), method.options, made=method))
                 continue
             wanted, options = method if isinstance(method, tuple) else (method, {})
@@ -51,14 +51,15 @@ def choose(methods: Iterable[MethodLike], register: Register | None = None) -> t
                 found, defaults = register.resolve(wanted)
                 chosen.append(_with_options(found.name, register.load_class(found.name), {**defaults, **options}))
             else:
-                name = _own_name(wanted)
+                name = own_name(wanted)
                 chosen.append(_with_options(name, check_method(wanted, name), options))
         except UsageError as error:
             problems += str(error).splitlines()
     return chosen, problems
 
 
-def _own_name(cls: type) -> str:
+def own_name(cls: type) -> str:
+    """What a method is called that is given as a class: the class's name in lower letters."""
     return getattr(cls, "__name__", str(cls)).lower()
 
 
@@ -125,13 +126,20 @@ def conflicts(chosen: Sequence[Chosen]) -> list[str]:
         told = "; ".join(f"{name} asks for {s}" for name, s in shares.items())
         problems.append(f"the methods ask for different shares of the pipelines: {told}. Make their options agree.")
     mixing: list[str] = []
+    inside = ""
     for c in chosen:
         if c.cls.unmixed and mixing:
             problems.append(
                 f"{c.name} must see images before {mixing[0]} mixes them. Name {c.name} before {mixing[0]}."
             )
-        if c.cls.mixes:
+        if inside and (c.cls.mixes or c.cls.mixes_hidden):
+            both = c.cls.mixes_hidden
+            way_out = f"Leave {c.name} or {inside} out." if both else f"Name {c.name} before {inside}."
+            problems.append(f"{inside} mixes inside the network, so no method can mix after it. {way_out}")
+        if c.cls.mixes or c.cls.mixes_hidden:
             mixing.append(c.name)
+        if c.cls.mixes_hidden:
+            inside = c.name
     return problems
 
 

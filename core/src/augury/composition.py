@@ -181,7 +181,16 @@ class Composition(nn.Module):
         self._manager.hook.augment_batch(batch=batch, run=self.run)
 
     def compute_loss(self, batch: Batch, output: ModelOutput) -> Tensor:
-        """The scalar loss of what the network made of the batch, in float32 whatever autocast the loop is under."""
+        """The scalar loss of what the network made of the batch, in float32 whatever autocast the loop is under.
+
+        Raises:
+            MethodError: what a method raised, or a method mixes inside the network and the output was made without it.
+        """
+        if batch.hidden is not None and not batch.hidden.done:
+            raise MethodError(
+                f"rows of this batch are to be mixed at layer `{batch.hidden.layer}`, inside the network, and its "
+                "output was made without that. Make it with augury.forward(model, batch)."
+            )
         with torch.autocast(batch.device.type, enabled=False):
             return self._manager.hook.compute_loss(batch=batch, output=output.float(), run=self.run)
 

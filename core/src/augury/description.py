@@ -61,6 +61,7 @@ class Needs:
     min_rows: int
     facts: tuple[str, ...]
     mixes: bool
+    mixes_hidden: bool
     unmixed: bool
     pipelines: Mapping[str, float] | None
     replaces_criterion: bool
@@ -174,6 +175,7 @@ def _needs(cls: type[Method]) -> Needs:
         min_rows=cls.min_rows,
         facts=tuple(cls.facts),
         mixes=cls.mixes,
+        mixes_hidden=cls.mixes_hidden,
         unmixed=cls.unmixed,
         pipelines=None if shares is None else dict(shares),
         replaces_criterion=replaces_criterion(cls),

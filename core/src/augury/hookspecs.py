@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from augury.run import Run
 
 PROJECT = "augury"
+CONTRACT_VERSION = "1.0"
+"""Of the hooks and of what they are given: major.minor. What worked with a minor version works with later ones of its
+major."""
 HOOKS = ("pre_train_stage", "augment_batch", "compute_loss", "post_epoch")
 
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from augury import hookspecs
 from augury.errors import UsageError, refuse_all, unknown
-from augury.hookspecs import HOOKS, PROJECT
+from augury.hookspecs import CONTRACT_VERSION, HOOKS, PROJECT
 from augury.validation import Strict
 
 
@@ -59,8 +59,11 @@ class Method(nn.Module):
         linear_classifier: whether it needs the network's classifier to be one `nn.Linear`.
         min_rows: the smallest number of rows it works on.
         facts: names of `Spec` fields it cannot do without.
-        mixes: whether it mixes rows in `augment_batch`.
+        mixes: whether it mixes images in `augment_batch` (`batch.mix`).
+        mixes_hidden: whether it mixes rows inside the network (`batch.mix_hidden`): then no method may mix after it.
         unmixed: whether its `augment_batch` must see rows before any method mixes them.
+        contract: the version of the contract, `augury.CONTRACT_VERSION`, that it was written for. One that does not say
+            was written for the first.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -69,7 +72,9 @@ class Method(nn.Module):
     min_rows: ClassVar[int] = 1
     facts: ClassVar[tuple[str, ...]] = ()
     mixes: ClassVar[bool] = False
+    mixes_hidden: ClassVar[bool] = False
     unmixed: ClassVar[bool] = False
+    contract: ClassVar[str] = "1.0"
 
     def __init__(self, options: Any, spec: Spec) -> None:
         super().__init__()
@@ -147,13 +152,21 @@ def check_method(cls: object, name: str) -> type[Method]:
     """Return `cls` if it is a method whose hooks can be called as meant.
 
     Raises:
-        UsageError: not a Method subclass, a hook name that does not exist, a signature that pluggy would not fill, or
-        a mark that
-            would break the order of calls; every fault on a line of its own.
+        UsageError: not a Method subclass, one for another contract, untyped options, a hook name that does not exist, a
+            signature that pluggy would not fill, or a mark that would break the order of calls; every fault on a line
+            of its own.
     """
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise UsageError(f"{name}: {cls!r} is no method: it must be a subclass of augury.Method.")
+    if other := _other_contract(cls, name):
+        # Whatever else is wrong would be judged by rules that it was not written for.
+        raise UsageError(other)
     problems = []
+    if not (isinstance(cls.Options, type) and issubclass(cls.Options, Options)):
+        problems.append(
+            f"{name}: its Options must be a subclass of augury.Options, with a type for each option "
+            f"(`weight: float = 0.5`), got {cls.Options!r}."
+        )
     if hasattr(nn.ModuleDict, name):
         problems.append(f"{name}: torch's modules use this name themselves. Give the method another.")
     marks = hook_implementations(cls)
@@ -169,6 +182,21 @@ def check_method(cls: object, name: str) -> type[Method]:
         problems += [f"{name}: hook `{hook}` {fault}" for fault in _hook_faults(getattr(cls, hook), mark, hook)]
     refuse_all(problems)
     return cls
+
+
+def _other_contract(cls: type[Method], name: str) -> str:
+    """Why a method of another version of the contract cannot be used; "" when it can."""
+    words = cls.contract.split(".") if isinstance(cls.contract, str) else []
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return f"{name}: `contract` must be a version such as {CONTRACT_VERSION!r}, got {cls.contract!r}."
+    (major, minor), (ours, newest) = map(int, words), map(int, CONTRACT_VERSION.split("."))
+    if (major, minor) > (ours, newest) or major < ours:
+        old = "its package" if major < ours else "augury-core"
+        return (
+            f"{name}: was written for contract {cls.contract}, and this augury-core has contract {CONTRACT_VERSION}. "
+            f"Upgrade {old}."
+        )
+    return ""
 
 
 def _hook_faults(function: Callable[..., Any], mark: Mapping[str, Any], hook: str) -> list[str]:

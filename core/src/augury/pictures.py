@@ -101,6 +101,8 @@ def _caption(batch: Batch, row: int, classes: Sequence[str]) -> str:
     smoothing = float((batch.weights[row] * batch.smoothing[row]).sum())
     if smoothing > 0:
         lines.append(f"ε = {smoothing:.2f}")
+    if batch.hidden is not None:
+        lines.append(f"mixed at {batch.hidden.layer}")
     lines.append(batch.pipelines[int(batch.pipeline[row])])
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ from augury.backbones import shakeshake_cifar as shakeshake_cifar
 from augury.backbones import trained
 from augury.backbones import wrn_cifar as wrn_cifar
 from augury.backbones.stages import freeze_stages
-from augury.batch import ModelOutput
+from augury.batch import Batch, ModelOutput
 from augury.config import ModelConfig
 from augury.errors import UsageError
+
+Pass = Callable[[nn.Module, Tensor, nn.Module], ModelOutput]
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,14 @@ def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, 
 
 
 def classifier_of(network: nn.Module) -> nn.Module:
-    """The last layer of a timm model.
+    """The last layer of a model that tells it, as timm's do.
 
     Raises:
-        UsageError: the model has several.
+        UsageError: it does not tell, or has several.
     """
+    if not hasattr(network, "get_classifier"):
+        kind = type(network).__name__
+        raise UsageError(f"{kind} does not tell its classifier. Give it: augury.forward(model, batch, model.fc), say.")
     classifier = network.get_classifier()  # type: ignore[operator]
     if not isinstance(classifier, nn.Module):
         name = type(network).__name__
@@ -112,18 +117,42 @@ def classifier_of(network: nn.Module) -> nn.Module:
     return classifier
 
 
-def forward(network: nn.Module, images: Tensor) -> ModelOutput:
-    """Features and logits of a timm model in one pass.
+def features_and_logits(network: nn.Module, images: Tensor, classifier: nn.Module) -> ModelOutput:
+    """Both in one pass.
 
     The features are what enters the classifier, caught there, so that they are right for every family of models.
 
     Args:
         images: M x ch x H x W float.
+        classifier: the network's last layer.
     """
     caught: list[Tensor] = []
-    with _catching(classifier_of(network), caught):
+    with _catching(classifier, caught):
         logits = network(images)
     return ModelOutput(caught[-1].flatten(1), logits)
+
+
+def forward(
+    network: nn.Module, batch: Batch, classifier: nn.Module | None = None, *, plain: Pass = features_and_logits
+) -> ModelOutput:
+    """What a network makes of a batch, in one pass: features and logits, rows mixed inside where a method asked for it.
+
+    Args:
+        network: images M x ch x H x W -> logits M x C, in any mode.
+        batch: after `augment_batch`.
+        classifier: its last layer; what its `get_classifier()` names (timm's do) when None.
+        plain: makes the pass where nothing is mixed inside: `features_and_logits` compiled, say.
+
+    Raises:
+        UsageError: the network does not tell its classifier, or a layer cannot be mixed.
+    """
+    if classifier is None:
+        classifier = classifier_of(network)
+    if batch.hidden is None:
+        return plain(network, batch.images, classifier)
+    # Never compiled: a compiled pass does not see the hooks of one batch.
+    with batch.hidden.applied(network):
+        return features_and_logits(network, batch.images, classifier)
 
 
 @contextlib.contextmanager

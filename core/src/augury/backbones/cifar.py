@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import create_classifier
@@ -16,15 +17,22 @@ class CifarNetwork(nn.Module):
         in_chans: channels of the images.
         drop_rate: dropout before the classifier, unless the network says otherwise.
         num_features: A, width of the feature map; `head_hidden_size`: of the classifier's input.
+        feature_info: the stages as timm's own networks tell them: module, channels, reduction of the image's side.
     """
+
+    feature_info: list[dict[str, Any]]
 
     def __init__(self, num_classes: int, in_chans: int, drop_rate: float) -> None:
         super().__init__()
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
 
-    def _add_head(self, num_features: int, global_pool: str) -> None:
-        """Finish the network with its last layers, and draw the weights of its convolutions."""
-        self.num_features = num_features
+    def _add_head(self, channels: Sequence[int], global_pool: str) -> None:
+        """Finish the network, whose stages make so many channels, with its last layers; draw its convolutions."""
+        self.feature_info = [
+            {"module": f"layer{number}", "num_chs": made, "reduction": 2 ** (number - 1)}
+            for number, made in enumerate(channels, 1)
+        ]
+        self.num_features = channels[-1]
         self.head_drop = nn.Dropout(self.drop_rate)
         self._make_classifier(global_pool)
         draw_convolutions(self)

@@ -100,7 +100,7 @@ class PyramidNetCifar(CifarNetwork):
         make, expansion = (bottleneck_branch, EXPANSION) if bottleneck else (basic_branch, 1)
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        width, stages = 16, []
+        width, widths, stages = 16, [], []
         for stage in range(3):
             stages.append(nn.Sequential())
             for block in range(blocks):
@@ -110,9 +110,10 @@ class PyramidNetCifar(CifarNetwork):
                 keep = 1 - (1 - last_keep) * share
                 stages[-1].append(PyramidBlock(make(width, inner, stride), stride, added, keep))
                 width += added
+            widths.append(width)
         self.layer1, self.layer2, self.layer3 = stages
         self.bn_final = BatchNormAct2d(width)
-        self._add_head(width, global_pool)
+        self._add_head(widths, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """M x ch x H x W -> M x A x H/4 x W/4."""

@@ -61,7 +61,7 @@ class ResNetCifar(CifarNetwork):
             stages.append(nn.Sequential(first, *(BasicBlock(out, out, attn_layer=gate) for _ in range(blocks - 1))))
             width = out
         self.layer1, self.layer2, self.layer3 = stages
-        self._add_head(width, global_pool)
+        self._add_head((16, 32, 64), global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """M x ch x H x W -> M x 64 x H/4 x W/4."""

@@ -87,7 +87,7 @@ class ShakeShakeCifar(CifarNetwork):
             stages.append(nn.Sequential(first, *(ShakeBlock(out, out, 1) for _ in range(blocks - 1))))
             channels = out
         self.layer1, self.layer2, self.layer3 = stages
-        self._add_head(channels, global_pool)
+        self._add_head((width, 2 * width, 4 * width), global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """M x ch x H x W -> M x 4 width x H/4 x W/4."""

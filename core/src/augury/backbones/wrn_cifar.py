@@ -65,7 +65,7 @@ class WideResNetCifar(CifarNetwork):
             channels = out
         self.layer1, self.layer2, self.layer3 = stages
         self.bn_final = BatchNormAct2d(channels)
-        self._add_head(channels, global_pool)
+        self._add_head((16 * width, 32 * width, 64 * width), global_pool)
         self.drop_rate = drop_rate
 
     def forward_features(self, x: Tensor) -> Tensor:

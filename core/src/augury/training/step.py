@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from augury.backbones import forward
+from augury.backbones import features_and_logits, forward
 from augury.batch import Batch
 from augury.composition import Composition
 
@@ -22,9 +22,10 @@ class Step(nn.Module):
         self.methods = methods
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         # The function is compiled, not the network, whose weights keep their names.
-        self._forward = torch.compile(forward) if compiled else forward
+        self._plain = torch.compile(features_and_logits) if compiled else features_and_logits
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, and the logits M x C (detached) for whoever measures."""
-        output = self._forward(self.network, batch.images.contiguous(memory_format=self._layout))
+        batch.images = batch.images.contiguous(memory_format=self._layout)
+        output = forward(self.network, batch, plain=self._plain)
         return self.methods.compute_loss(batch, output), output.logits.detach()
