@@ -185,17 +185,51 @@ def add_entry(path: Path, entry: Entry) -> None:
     """
     # A file that is a link to another place stays one.
     path = path.resolve()
+    old, data = _editable(path)
+    new = f"{_without_method(old, entry.name).rstrip()}\n\n{_to_toml(entry)}".lstrip()
+    if not _says(new, _methods_of(data) | {entry.name: entry.table()}, data):
+        raise UsageError(f"{path} is in a form that cannot be edited here. Write [methods.{entry.name}] in it by hand.")
+    _replace(path, new)
+
+
+def remove_entry(path: Path, name: str) -> bool:
+    """Take an entry out of a register's file; the rest of the file stays as it is, comments too.
+
+    Returns:
+        whether the file listed the method.
+
+    Raises:
+        UsageError: the file is not valid TOML, or lists the method in a form that cannot be removed by its lines.
+        AuguryError: the file cannot be read or written.
+    """
+    path = path.resolve()
+    old, data = _editable(path)
+    methods = _methods_of(data)
+    if name not in methods:
+        return False
+    del methods[name]
+    new = _without_method(old, name)
+    if not _says(new, methods, data):
+        raise UsageError(f"{path} is in a form that cannot be edited here. Remove [methods.{name}] from it by hand.")
+    _replace(path, new)
+    return True
+
+
+def _editable(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a file that is to be changed, the header where there is no file, and what it says."""
     try:
-        old = path.read_text(encoding="utf-8") if path.exists() else _HEADER
-        data = tomllib.loads(old)
+        text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
+        return text, tomllib.loads(text)
     except OSError as error:
         raise AuguryError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UsageError(f"{path} is not valid TOML: {one_line(str(error))}. Correct it, then try again.") from error
-    new = f"{_without_method(old, entry.name).rstrip()}\n\n{_to_toml(entry)}".lstrip()
-    if not _adds_only(data, new, entry):
-        raise UsageError(f"{path} is in a form that cannot be edited here. Write [methods.{entry.name}] in it by hand.")
-    _replace(path, new)
+
+
+def _methods_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries as the file has them; none where `methods` is no table."""
+    methods = data.get("methods", {})
+    return dict(methods) if isinstance(methods, dict) else {}
 
 
 def _to_toml(entry: Entry) -> str:
@@ -220,16 +254,13 @@ def _without_method(text: str, name: str) -> str:
     return "".join(kept)
 
 
-def _adds_only(data: Mapping[str, Any], text: str, entry: Entry) -> bool:
-    """Whether the text says what `data` says, but for the entry."""
-    methods = data.get("methods", {})
+def _says(text: str, methods: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether the text says these methods, and beside them what `data` says."""
     try:
-        return isinstance(methods, dict) and tomllib.loads(text) == {
-            **data,
-            "methods": {**methods, entry.name: entry.table()},
-        }
+        found = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return False
+    return found.pop("methods", {}) == methods and found == {key: data[key] for key in data if key != "methods"}
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ make anything run.
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import importlib.resources
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from augury.discovery import GROUP, Claim, discover, mismatch, range_from, unusable
 from augury.errors import UsageError, unknown
-from augury.register_file import FILE_NAME, Alias, Entry, RegisterFile, add_entry, one_line
+from augury.register_file import FILE_NAME, Alias, Entry, RegisterFile, add_entry, one_line, remove_entry
 from augury.register_file import parse as parse_file
 from augury.register_file import read as read_file
 
@@ -70,7 +71,9 @@ class Register:
         self.aliases: dict[str, Alias] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
         self.user_file = user_file
+        self._given: dict[str, type[Method]] = {}
         self._claims = claims
+        self._entries = entries
         trust = set(trust)
         for name in sorted(trust - claims.keys() - entries.keys()):
             raise UsageError(unknown("method", name, claims, label="Installed"))
@@ -149,6 +152,18 @@ class Register:
             raise UsageError(found.problem)
         return found, {**self.defaults.get(found.name, {}), **(alias.options if alias else {})}
 
+    def offering(self, name: str, cls: type[Method]) -> Register:
+        """A register that knows one class more, which needs no package: it is given, not found. It goes before what is
+        installed under its name, whose aliases and defaults do not apply."""
+        other = copy.copy(self)
+        module = getattr(cls, "__module__", "")
+        target = f"{module}:{getattr(cls, '__qualname__', cls)}"
+        other._found = {**self._found, name: Found(name, "", "", target, None, "ready")}
+        other._given = {**self._given, name: cls}
+        other.aliases = {key: alias for key, alias in self.aliases.items() if key != name}
+        other.defaults = {key: options for key, options in self.defaults.items() if key != name}
+        return other
+
     def load_class(self, name: str) -> type[Method]:
         """Import one method's class, and nothing of any other.
 
@@ -157,6 +172,10 @@ class Register:
                 hooks can be called as meant. Each line names the distribution.
         """
         found, _ = self.resolve(name)
+        if found.name in self._given:
+            from augury.method import check_method  # imports torch
+
+            return check_method(self._given[found.name], found.name)
         source = f"{found.distribution} {found.version}"
         try:
             loaded = importlib.metadata.EntryPoint(found.name, found.entry_point, GROUP).load()
@@ -206,6 +225,44 @@ class Register:
             self._found[name] = replace(found, entry=entry, status="ready", problem="")
             self._nameable |= {name}
         return entry
+
+    def untrust(self, name: str) -> Found | None:
+        """Take a method off the user's register; aliases and defaults for it stay in the file and count for nothing.
+
+        Returns:
+            what the name is from now on: still ready where the built-in register lists it too; None where nothing
+            installed has it.
+
+        Raises:
+            UsageError: the user's register does not list it, or is not one that can be edited.
+            AuguryError: the user's file cannot be written.
+        """
+        if not remove_entry(self.user_file, name):
+            raise UsageError(self._not_the_users(name))
+        left = [entry for entry in self._entries.get(name, ()) if entry.layer != "user"]
+        self._entries = {**self._entries, name: left}
+        self._found.pop(name, None)
+        if left or name in self._claims:
+            self._found[name] = _judge(name, left, self._claims.get(name, ()), False)
+        if not left:
+            self._nameable -= {name}
+            self.aliases = {alias.name: alias for alias in self.aliases.values() if alias.method != name}
+            self.defaults.pop(name, None)
+        return self._found.get(name)
+
+    def _not_the_users(self, name: str) -> str:
+        entries = self._entries.get(name, ())
+        if entries:
+            return (
+                f"{name} is listed by the built-in register, which nobody edits. "
+                f"To be rid of it: pip uninstall {entries[0].distribution}."
+            )
+        if name in self.aliases:
+            return f"`{name}` is an alias of {self.aliases[name].method}. Name the method itself."
+        if name in self._found:
+            return f"{name} is not listed, so there is nothing to take back: no run can import it."
+        known = [entry.name for listed in self._entries.values() for entry in listed if entry.layer == "user"]
+        return unknown("method", name, known, label=f"Listed in {self.user_file}")
 
 
 def default_user_file() -> Path:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from augury.config import RunConfig, assign, parse_method, read_config
+from augury.config import RunConfig, parse_method, read_config
 from augury.errors import UsageError
 from augury.experiment.runner import run_suite
 from augury.experiment.suite import BASELINE, Composition, Equal, make_suite, parse_compositions
 from augury.experiment.table import Comparison
 from augury.progress import reporter_of
 from augury.registry import Register
+from augury.runs import settings_of
 from augury.training.watch import Reporter
 
 Methods = str | Sequence[str | tuple[str, Mapping[str, Any]]]
@@ -68,7 +69,7 @@ def compare(
         raise UsageError(f"equal must be one of {', '.join(get_args(Equal))}, got {equal!r}.")
     if isinstance(devices, str):
         raise UsageError(f"devices must be a list, got {devices!r}. Write {devices.split(',')!r}.")
-    config = _config(settings, dataset, model)
+    config = read_config(settings_of(dataset, model, settings), subject="settings")
     if isinstance(compositions, Mapping):
         named = {name: _composition(methods) for name, methods in compositions.items()}
     else:
@@ -78,20 +79,6 @@ def compare(
         named = parse_compositions(compositions)
     suite = make_suite(config, named, base=base, seeds=seeds, equal=equal)
     return run_suite(suite, Path(folder), jobs=jobs, devices=devices, register=register, reporter=reporter_of(progress))
-
-
-def _config(settings: Any, dataset: str | Path | None, model: str | None) -> RunConfig:
-    values: dict[str, Any] = {}
-    if isinstance(settings, RunConfig):
-        values = settings.model_dump()
-    else:
-        for path, value in (settings or {}).items():
-            assign(values, path, value)
-    if dataset is not None:
-        assign(values, "data.dataset", str(dataset))
-    if model is not None:
-        assign(values, "model.name", model)
-    return read_config(values, subject="settings")
 
 
 def _composition(methods: Methods | Composition) -> Composition:

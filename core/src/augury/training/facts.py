@@ -1,22 +1,17 @@
-"""What a run folder says of its data, its versions and its weights."""
+"""What a run folder says of its data and its weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from augury.data.subset import digest_of
 from augury.data.view import DataSet, ImageFormat
-from augury.discovery import GROUP
 from augury.errors import UsageError
-from augury.training.costs import hardware
+from augury.training.environment import versions
 from augury.training.plan import Plan
 
 DATA = "data.json"
@@ -134,25 +129,3 @@ def weights_metadata(plan: Plan) -> dict[str, str]:
         "std": json.dumps(form.std),
         "weights": "raw" if plan.config.train.ema is None else "ema",
     }
-
-
-def environment(plan: Plan, device: torch.device) -> dict[str, Any]:
-    """With what a run is made: versions, the packages of its methods, the machine."""
-    named = {chosen.name for chosen in plan.chosen}
-    packages = {e.name: e.dist for e in entry_points(group=GROUP) if e.name in named}
-    return {
-        "versions": versions(),
-        "methods": {name: f"{dist.name} {dist.version}" for name, dist in packages.items() if dist is not None},
-        "hardware": hardware(device),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("augury-core", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -26,14 +26,20 @@ from augury.registry import Register
 from augury.training.built import Built
 from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_weights
 from augury.training.costs import Spent, forget_peak, peak_bytes
-from augury.training.facts import DATA, begun, check_same_data, data_facts, environment, weights_metadata
+from augury.training.environment import (
+    ENVIRONMENT,
+    environment,
+    read_environment,
+    refuse_lost_classes,
+    version_changes,
+)
+from augury.training.facts import DATA, begun, check_same_data, data_facts, weights_metadata
 from augury.training.plan import lasting, make_plan, refuse_inside_data
 from augury.training.recorder import METRICS, Recorder, read_rows
 from augury.training.result import RESULT, Costs, Result, read_result, write_result
 from augury.training.watch import Interrupted, Reporter
 
 CONFIG = "config.json"
-ENVIRONMENT = "environment.json"
 
 
 class Trainer(Built):
@@ -57,7 +63,10 @@ class Trainer(Built):
             _write_json(folder / DATA, data_facts(self.plan))
             keep_subset(self.config.data, folder)
         device = self.accelerator.device
-        _write_json(folder / ENVIRONMENT, environment(self.plan, device))
+        made_with = environment(self.plan, device, read_environment(folder) if resume else None)
+        _write_json(folder / ENVIRONMENT, made_with)
+        for line in version_changes(made_with):
+            self.note(line)
         if not resume:
             # Last, since this is what makes the folder a run's.
             save_config(self.config, folder / CONFIG)
@@ -241,6 +250,7 @@ def resume(
     config = own_subset(load_config(folder / CONFIG), folder)
     if (folder / RESULT).exists():
         return read_result(folder)
+    refuse_lost_classes(folder, config, register)
     before = begun(folder)
     if data is not None and data.format != before.format:
         data = None

@@ -1,0 +1,116 @@
+"""With what a run is made, `environment.json`: versions, the packages of its methods, the machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from augury.config import RunConfig
+from augury.discovery import GROUP
+from augury.errors import UsageError
+from augury.method import Method
+from augury.registry import Register
+from augury.training.costs import hardware
+from augury.training.plan import Plan
+
+ENVIRONMENT = "environment.json"
+_CLASS = "class"
+"""Stands before the name of a method's class that no package offers."""
+
+
+def environment(plan: Plan, device: torch.device, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """With what a run is made: versions, the packages of its methods, the machine; and, where it goes on with others,
+    `earlier`: with what it was made until then.
+
+    Args:
+        before: what this said the last time.
+    """
+    now = {
+        "versions": versions(),
+        "methods": {chosen.name: _origin(chosen.name, chosen.cls) for chosen in plan.chosen},
+        "hardware": hardware(device),
+    }
+    if not before:
+        return now
+    then = {key: before.get(key, {}) for key in now}
+    earlier = [*before.get("earlier", []), *([then] if _others(then, now) else [])]
+    return {**now, "earlier": earlier} if earlier else now
+
+
+def _origin(name: str, cls: type[Method]) -> str:
+    """The package that offers a method; the class, where none does."""
+    for point in entry_points(group=GROUP, name=name):
+        if point.dist is not None and point.module.partition(".")[0] == cls.__module__.partition(".")[0]:
+            return f"{point.dist.name} {point.dist.version}"
+    return f"{_CLASS} {cls.__module__}.{cls.__qualname__}"
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What a run folder says of its environment; nothing where it cannot be read."""
+    try:
+        said = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    kinds = {"versions": dict, "methods": dict, "hardware": dict, "earlier": list}
+    return {key: said[key] for key, kind in kinds.items() if isinstance(said, dict) and isinstance(said.get(key), kind)}
+
+
+def version_changes(environment: Mapping[str, Any]) -> list[str]:
+    """A line for each package that was another when the run began, or at an earlier resume."""
+    lines = []
+    for then in environment.get("earlier", []):
+        for what, old, new in _others(then, environment):
+            lines.append(
+                f"{what}: the run went on with {new}, and had {old} until then. It may end otherwise than one without "
+                "a break."
+            )
+    return list(dict.fromkeys(lines))
+
+
+def _others(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What was another version then: its name, old and new."""
+    return [
+        (name, str(then[key][name]), str(found))
+        for key in ("methods", "versions")
+        for name, found in now[key].items()
+        if name in then.get(key, {}) and then[key][name] != found
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("augury-core", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def refuse_lost_classes(folder: Path, config: RunConfig, register: Register | None) -> None:
+    """Refuse to go on without a class that the run was given as a method.
+
+    Raises:
+        UsageError: it was not given again.
+    """
+    origins = read_environment(folder).get("methods", {})
+    wanted = {m.name: str(origins.get(m.name, "")) for m in config.methods}
+    lost = {
+        name: origin.removeprefix(f"{_CLASS} ") for name, origin in wanted.items() if origin.startswith(f"{_CLASS} ")
+    }
+    if not lost:
+        return
+    known = {found.name for found in (register or Register.load()).methods()}
+    for name, origin in lost.items():
+        if name not in known:
+            raise UsageError(
+                f"{folder}: its method `{name}` is a class that was given in Python, {origin}, and no package offers "
+                f"it. Go on in Python: augury.resume({str(folder)!r}, methods=[{origin.rpartition('.')[2]}])."
+            )
