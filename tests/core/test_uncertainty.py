@@ -170,7 +170,7 @@ def test_reliability_foretells_the_agreement_of_two_seeds(run: Path) -> None:
 @pytest.mark.parametrize(
     ("named", "told"),
     [
-        (["isda"], "--with: isda mixes no images. Name one that does"),
+        (["isda"], "--with: isda mixes no images, or not only them. Name one that does"),
         (["dcutmix", "agmax"], "--with: agmax mixes no images"),
         (["dcutmix:k=1"], "dcutmix: no batch was mixed in 100 tries"),
         (["dcutmux"], "unknown method `dcutmux`.*Did you mean `dcutmix`"),
@@ -356,3 +356,20 @@ def test_a_disk_that_fills_is_told(found: Uncertainty, tmp_path: Path, monkeypat
     monkeypatch.setattr("augury.evaluation.uncertainty_files._write_table", full)
     with pytest.raises(UsageError, match=r"out: cannot be written to \(No space left on device\)"):
         write_uncertainty(found, tmp_path / "out")
+
+
+class Inside(augury.Method):
+    """May mix inside the network."""
+
+    mixes = True
+    mixes_hidden = True
+
+    @augury.hookimpl
+    def augment_batch(self) -> None:
+        pass
+
+
+def test_what_mixes_inside_the_network_is_not_looked_at(run: Path) -> None:
+    register = augury.Register.load().offering("inside", Inside)
+    with pytest.raises(UsageError, match=r"^--with: inside mixes no images, or not only them\. Name one that does"):
+        measure_uncertainty(run, methods=[("inside", {})], register=register)

@@ -60,7 +60,7 @@ class Method(nn.Module):
         min_rows: the smallest number of rows it works on.
         facts: names of `Spec` fields it cannot do without.
         mixes: whether it mixes images in `augment_batch` (`batch.mix`).
-        mixes_hidden: whether it mixes rows inside the network (`batch.mix_hidden`): then no method may mix after it.
+        mixes_hidden: whether it may mix rows inside the network (`batch.mix_hidden`): then no method may mix after it.
         unmixed: whether its `augment_batch` must see rows before any method mixes them.
         contract: the version of the contract, `augury.CONTRACT_VERSION`, that it was written for. One that does not say
             was written for the first.

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from augury import backbones
 from augury.batch import Batch
-from augury.choice import choose
+from augury.choice import Chosen, choose
 from augury.composition import Composition, compose
 from augury.errors import AuguryError, UsageError, refuse_all
 from augury.evaluation.subject import Subject, Weights, load_subject
@@ -143,18 +143,23 @@ def _mixing(subject: Subject, named: Named | None, register: Register | None) ->
     wanted = subject.config.named_methods() if named is None else list(named)
     chosen, problems = choose(wanted, register)
     refuse_all(problems)
-    mixing = [pair for pair, c in zip(wanted, chosen, strict=True) if c.cls.mixes]
+    mixing = [pair for pair, c in zip(wanted, chosen, strict=True) if _mixes_images(c)]
     cure = "Name one that does, --with METHOD (`augury plugins info METHOD` says whether it mixes)."
     if not mixing or (named is not None and len(mixing) < len(wanted)):
         if named is None:
             has = ", ".join(name for name, _ in wanted) or "none"
             raise UsageError(f"{subject.folder}: none of its methods ({has}) mixes images. {cure}")
-        other = next((c.name for c in chosen if not c.cls.mixes), "nothing")
-        raise UsageError(f"--with: {other} mixes no images. {cure}")
+        other = next((c.name for c in chosen if not _mixes_images(c)), "nothing")
+        raise UsageError(f"--with: {other} mixes no images, or not only them. {cure}")
     for c in chosen:
-        if c.cls.mixes and "pre_train_stage" in hook_implementations(c.cls):
+        if _mixes_images(c) and "pre_train_stage" in hook_implementations(c.cls):
             raise UsageError(f"{c.name} mixes by what a pre-train stage made, which a run does not export. {cure}")
     return mixing
+
+
+def _mixes_images(chosen: Chosen) -> bool:
+    """Whether it mixes images and nothing inside a network, which is not looked at here."""
+    return chosen.cls.mixes and not chosen.cls.mixes_hidden
 
 
 def _measure(subject: Subject, mixer: Composition, group: Tensor, labels: Tensor, passes: int) -> Tensor:
