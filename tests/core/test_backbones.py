@@ -202,3 +202,11 @@ def test_normalisation_of_frozen_stages_alone_stays_in_evaluation() -> None:
 def test_a_network_that_tells_no_stages_is_told() -> None:
     with pytest.raises(UsageError, match=r"model\.frozen_stages=1: `odd` does not tell its stages"):
         freeze_stages(nn.Linear(2, 2), ModelConfig(name="odd", frozen_stages=1))
+
+
+def test_on_the_meta_device_no_weights_are_read(tmp_path: Path) -> None:
+    missing = ModelConfig(name="resnet20_cifar", checkpoint=str(tmp_path / "gone.safetensors"))
+    with torch.device("meta"):
+        network = backbones.build(missing, 10, (3, 32, 32))
+        pretrained = backbones.build(ModelConfig(name="resnet18", pretrained=True), 10, (3, 32, 32))
+    assert {p.device.type for p in (*network.parameters(), *pretrained.parameters())} == {"meta"}

@@ -31,7 +31,8 @@ class Spec:
         total_steps: optimiser steps of the whole training.
         steps_per_epoch: optimiser steps of one epoch.
         starts_trained: whether the network starts from trained weights, which a method must not draw anew.
-        build_network: makes a network as the run's own starts, images M x ch x H x W -> logits M x C.
+        build_network: makes a network as the run's own starts, images M x ch x H x W -> logits M x C. On torch's meta
+            device it costs neither memory nor weights, to look at its layers.
         read_network: the run's network with the weights of a run folder or a file; a UsageError says why they are not
             such weights.
         classes: their names.

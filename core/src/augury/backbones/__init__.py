@@ -48,11 +48,14 @@ def data_config(name: str) -> dict[str, Any]:
 
 
 def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> nn.Module:
-    """Build a network: fresh weights are drawn from torch's generator, trained ones read where `config` says so.
+    """Build a network: fresh weights are drawn from torch's generator, trained ones read where `config` says so; on the
+    meta device there are none to read.
 
     Raises:
         UsageError: timm has no such model, or cannot build it for these images, or its weights cannot be had.
     """
+    if torch.get_default_device().type == "meta":
+        config = untrained(config)
     arguments: dict[str, Any] = {"in_chans": image_size[0], **config.kwargs}
     if _fixed(config.name):
         arguments.setdefault("img_size", image_size[1:])
@@ -93,7 +96,7 @@ def untrained(config: ModelConfig) -> ModelConfig:
 def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> Facts:
     """Learn a network's facts without allocating it."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = build(untrained(config), num_classes, image_size)
+        network = build(config, num_classes, image_size)
     classifier = classifier_of(network)
     width = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(network, "num_features", 0)
     return Facts(classifier, int(width))

@@ -22,10 +22,11 @@ from augury.experiment.suite import SUITE, Suite, folder_of, save_suite
 from augury.experiment.table import Comparison, summarise, write
 from augury.experiment.worker import Task, warm_up
 from augury.registry import Register
+from augury.training.environment import ENVIRONMENT
 from augury.training.facts import DATA, begun, check_same_data
 from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
 from augury.training.result import RESULT, Result
-from augury.training.trainer import CONFIG, ENVIRONMENT, resume, train
+from augury.training.trainer import CONFIG, resume, train
 from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
 
 LOCK = ".lock"
