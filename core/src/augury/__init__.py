@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from augury.method import Options as Options
     from augury.method import Spec as Spec
     from augury.registry import Register as Register
+    from augury.run import Host as Host
     from augury.run import Run as Run
     from augury.runs import rehearse as rehearse
     from augury.runs import resume as resume
@@ -58,6 +59,7 @@ _HOME = {
     "Options": "method",
     "Spec": "method",
     "Register": "registry",
+    "Host": "run",
     "Run": "run",
     "Result": "training.result",
     "rehearse": "runs",

@@ -141,6 +141,7 @@ class Batch:
 
     @property
     def device(self) -> torch.device:
+        """Where its tensors are."""
         return self.images.device
 
     @property

@@ -17,7 +17,7 @@ from augury.batch import PIPELINES, Batch, ModelOutput
 from augury.choice import Chosen, MethodLike, check, choose
 from augury.criterion import Criterion
 from augury.distributed import Ranks
-from augury.errors import AuguryError, MethodError, refuse_all
+from augury.errors import AuguryError, MethodError, UsageError, refuse_all
 from augury.method import Frozen, Method, Spec, hook_implementations
 from augury.randomness import derive
 from augury.registry import Register
@@ -97,6 +97,7 @@ class Composition(nn.Module):
         self.views = max((c.cls.views for c in chosen), default=1)
         self.shares = pipeline_shares(chosen, pipelines)
         self.run = RunState(spec, seed, torch.device(device), ranks or Ranks(), network, classifier, host)
+        self._ranks_given = ranks is not None
         self.methods = nn.ModuleDict({c.name: _make(c, spec, seed) for c in chosen})
         self.to(self.run.device)
         self._manager = _manager(self._members(), self.run)
@@ -126,12 +127,13 @@ class Composition(nn.Module):
         Args:
             images: N x ch x H x W float, or one such tensor a view.
             labels: N int64.
-            pipeline: M int64 indices into `self.pipelines`, view-major; all `augmented` when None.
+            pipeline: M int64 indices into `self.pipelines`, view-major: which one made each row, by `self.shares`; all
+                `augmented` when None.
             indices: N int64 indices in the data set; 0 to N-1 when None.
 
         Raises:
-            UsageError: another number of views than the methods need, too few rows, or labels that do not fit the
-            images.
+            UsageError: another number of views than the methods need, too few rows, labels that do not fit the images,
+                or no `pipeline` where a method asks for rows of several.
         """
         views = [images] if isinstance(images, Tensor) else list(images)
         problems, classes = [], self.run.spec.num_classes
@@ -154,6 +156,8 @@ class Composition(nn.Module):
                 problems.append(
                     f"{name}: needs at least {method.min_rows} rows in a batch, got {len(labels) * len(views)}."
                 )
+            if pipeline is None and (asked := method.pipelines(method.options)) is not None:
+                problems += _unmade(name, asked, self.pipelines)
         refuse_all(problems)
         n = len(views)
         return Batch.of(
@@ -177,8 +181,19 @@ class Composition(nn.Module):
 
     @torch.no_grad()
     def augment_batch(self, batch: Batch) -> None:
-        """Let the methods change the batch in place."""
-        self._manager.hook.augment_batch(batch=batch, run=self.run)
+        """Let the methods change the batch in place, in full precision whatever autocast the loop is under.
+
+        Raises:
+            MethodError: what a method raised.
+            UsageError: the methods were composed before the processes knew of each other.
+        """
+        if not self._ranks_given and Ranks().size != self.run.ranks.size:
+            raise UsageError(
+                "the methods were composed for one process, and torch.distributed has been started since. Call "
+                "augury.compose after it, or tell compose which processes train together: ranks=augury.Ranks(group)."
+            )
+        with torch.autocast(batch.device.type, enabled=False):
+            self._manager.hook.augment_batch(batch=batch, run=self.run)
 
     def compute_loss(self, batch: Batch, output: ModelOutput) -> Tensor:
         """The scalar loss of what the network made of the batch, in float32 whatever autocast the loop is under.
@@ -201,6 +216,13 @@ class Composition(nn.Module):
             key: value for part in found for key, value in part.items()
         }
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Composition:
+        """What moves the methods moves what they draw with."""
+        super()._apply(fn, *args, **kwargs)
+        if hasattr(self, "run"):
+            self.run.device = fn(torch.empty(0, device=self.run.device)).device
+        return self
+
     def step(self) -> None:
         """Count an optimiser step: call it once after each `optimizer.step()`."""
         self.run.step += 1
@@ -221,6 +243,20 @@ def pipeline_shares(chosen: Sequence[Chosen], pipelines: tuple[str, ...]) -> dic
         if wanted is not None:
             return {name: wanted.get(name, 0.0) for name in pipelines}
     return {name: float(name == pipelines[-1]) for name in pipelines}
+
+
+def _unmade(name: str, asked: Mapping[str, float], pipelines: tuple[str, ...]) -> list[str]:
+    """A line for a method that asks for rows of other pipelines than the last, where nobody says who made which."""
+    others = [pipeline for pipeline in pipelines[:-1] if asked.get(pipeline, 0) > 0]
+    shares = ", ".join(f"{asked[pipeline]:g} of them from `{pipeline}`" for pipeline in others)
+    return (
+        [
+            f"{name}: asks for rows of several pipelines, {shares}. Pass pipeline=…, for each row the number of its "
+            f"pipeline in {pipelines}."
+        ]
+        if others
+        else []
+    )
 
 
 def _make(chosen: Chosen, spec: Spec, seed: int) -> Method:

@@ -12,6 +12,10 @@ class Ranks:
 
     Gradients are averaged over processes, as DistributedDataParallel does. So a mean over this process's rows needs
     nothing further: its average over processes is the mean over all rows, and so is its gradient.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many processes there are.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:

@@ -27,15 +27,17 @@ class Draws:
     """The random numbers of one method: reseeded when the step changes, so they depend on the step and on nothing
     before it."""
 
-    def __init__(self, seed: int, name: str, rank: int, device: torch.device) -> None:
+    def __init__(self, seed: int, name: str, rank: int) -> None:
         self._seed, self._name, self._rank = seed, name, rank
-        self._torch = torch.Generator(device)
+        self._torch, self._device = torch.Generator(), torch.device("cpu")
         self._host = random.Random()
         self._torch_step: int | str | None = None
         self._host_step: int | str | None = None
 
-    def torch(self, step: int | str) -> torch.Generator:
+    def torch(self, step: int | str, device: torch.device) -> torch.Generator:
         """The generator on the training device, for tensors."""
+        if device != self._device:
+            self._torch, self._device, self._torch_step = torch.Generator(device), device, None
         if step != self._torch_step:
             self._torch.manual_seed(derive(self._seed, self._name, step, "device", self._rank))
             self._torch_step = step

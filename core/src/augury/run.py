@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """What a trainer lends to the methods of its run. A hand-written loop may lend less: `keep` and `log_images` may be
-    missing."""
+    """What a trainer lends to the methods of its run. A loop of one's own may lend less: whatever is missing is refused
+    where a method cannot do without it."""
 
     folder: Path | None
 
@@ -90,7 +90,7 @@ class Run:
     def __init__(self, state: RunState, method: str) -> None:
         self._state = state
         self._method = method
-        self._draws = Draws(state.seed, method, state.ranks.rank, state.device)
+        self._draws = Draws(state.seed, method, state.ranks.rank)
 
     @property
     def step(self) -> int:
@@ -146,7 +146,7 @@ class Run:
     def generator(self) -> torch.Generator:
         """This method's generator on the device; its draws depend on the run's seed, the method's name, the step and
         the rank alone."""
-        return self._draws.torch(self._state.draws_for)
+        return self._draws.torch(self._state.draws_for, self._state.device)
 
     @property
     def random(self) -> random.Random:
@@ -156,7 +156,7 @@ class Run:
     @property
     def folder(self) -> Path | None:
         """The run's folder, None where there is none."""
-        return self._state.host.folder if self._state.host else None
+        return getattr(self._state.host, "folder", None)
 
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a number; the epoch's row shows its mean as `<method>/<name>`. A tensor stays on its device until
@@ -165,8 +165,8 @@ class Run:
 
     def log_figure(self, name: str, figure: Any) -> None:
         """Show a matplotlib figure as `<method>/<name>`; dropped where the loop has no place for figures."""
-        if self._state.host:
-            self._state.host.log_figure(f"{self._method}/{name}", figure, self.step)
+        if show := getattr(self._state.host, "log_figure", None):
+            show(f"{self._method}/{name}", figure, self.step)
 
     def log_images(self, name: str, images: Tensor, captions: Sequence[str]) -> None:
         """Show images as one figure `<method>/<name>`, eight side by side; dropped where the loop has no place for it.
@@ -188,8 +188,8 @@ class Run:
             images: numbers in the training split, int64, on the host: only these, in this order, in every process; all
                 of them, each in one process, when None.
         """
-        host = self._host("the data")
-        return host.loader(pipeline) if images is None else host.loader(pipeline, images)
+        load = self._lent("loader", "the data")
+        return load(pipeline) if images is None else load(pipeline, images)
 
     def keep(
         self, name: str, make: Callable[[], Mapping[str, Tensor]], given: Mapping[str, Any] | None = None
@@ -213,15 +213,16 @@ class Run:
     def train_network(self, pipeline: str = "base") -> nn.Module:
         """Train a fresh network as this run trains its own, without any method, on images of one pipeline; returns it
         in eval mode. Kept as `keep` keeps things, and gone on with where it was interrupted."""
-        return self._host("a trainer").train_network(pipeline, self._method)
+        return self._lent("train_network", "a trainer")(pipeline, self._method)
 
-    def _host(self, what: str) -> Host:
-        if self._state.host is None:
+    def _lent(self, name: str, what: str) -> Callable[..., Any]:
+        lent = getattr(self._state.host, name, None)
+        if lent is None:
             raise UsageError(
-                f"{self._method}: its pre-train stage needs {what}, and this loop lends none. "
+                f"{self._method}: its pre-train stage needs {what}, and this loop lends none (`augury.Host.{name}`). "
                 "Give what it makes as an option."
             )
-        return self._state.host
+        return lent
 
     def _fact(self, name: str) -> int:
         return self._given(getattr(self._state.spec, name), name)
