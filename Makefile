@@ -89,15 +89,17 @@ unit: install ## the tests alone
 bench: install ## the table of ratios against plain implementations
 	$(BIN)/python benchmarks/run.py
 
-docs: install ## write docs/settings.md anew, from the settings' models
+docs: install ## the documentation as a site, in site/; writes its pages of settings and hooks anew
 	$(BIN)/python docs/settings.py
+	$(BIN)/python docs/hooks.py
+	$(BIN)/python docs/build.py
 
 recipes: install ## write the recipes of published runs anew, from the tables in plugins/published
 	$(BIN)/python plugins/published/write.py
 
 docs-check: install ## run every command of the README and the guides, on small images
 	@echo "== the guides' commands"
-	$(PYTEST) tests/system/test_docs.py tests/system/test_readme.py $(PYTEST_ARGS)
+	$(PYTEST) tests/system/test_docs*.py tests/system/test_readme.py $(PYTEST_ARGS)
 
 wheels: install ## the wheels of all distributions, in dist/
 	@for part in $(PARTS) .; do \
@@ -112,6 +114,6 @@ constraints: $(UV) ## write constraints.txt anew, with the newest versions
 	    $(UV) pip freeze --python "$$fresh/venv/bin/python" --exclude-editable | grep -vE '^(nvidia-|cuda-|triton)'; \
 	  } > "$$fresh/constraints.txt" && cp "$$fresh/constraints.txt" constraints.txt
 
-clean: ## remove caches, wheels and the demo's output; .venv stays
-	rm -rf dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove caches, wheels, the site and the demo's output; .venv stays
+	rm -rf dist demo site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find core cli plugins tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

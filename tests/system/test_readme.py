@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 import augury
 
 TEXT = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-LOOP, METHOD = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+RUN, LOOP, METHOD = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_a_run_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(RUN, {})
+    top1, seconds = map(float, capsys.readouterr().out.split())
+    assert 10 < top1 <= 100
+    assert seconds > 0
+    assert (tmp_path / "runs/python/best.safetensors").exists()
 
 
 def test_the_loop_of_ones_own() -> None:
