@@ -99,7 +99,7 @@ recipes: install ## write the recipes of published runs anew, from the tables in
 
 docs-check: install ## run every command of the README and the guides, on small images
 	@echo "== the guides' commands"
-	$(PYTEST) tests/system/test_docs*.py tests/system/test_readme.py $(PYTEST_ARGS)
+	$(PYTEST) tests/system/test_docs*.py tests/system/test_readme.py tests/system/test_tutorial.py $(PYTEST_ARGS)
 
 wheels: install ## the wheels of all distributions, in dist/
 	@for part in $(PARTS) .; do \

@@ -179,8 +179,9 @@ def test_untyped_options_are_refused(options: Any) -> None:
 
 
 def test_a_name_that_torchs_modules_use_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^update: torch's modules use this name"):
-        check_method(Plain, "update")
+    for name in ("update", "training", "criterion"):
+        with pytest.raises(UsageError, match=rf"^{name}: torch's modules, or augury, use this name themselves\. Give"):
+            check_method(Plain, name)
 
 
 def test_a_misspelt_hook_is_refused_with_the_one_meant() -> None:

@@ -17,6 +17,7 @@ import augury
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 CORE = ROOT / "core" / "src" / "augury"
 METHOD = re.compile("|".join(plugin.name for plugin in PLUGINS), re.IGNORECASE)
 
@@ -47,7 +48,7 @@ def names_augury(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("augury.")
 
 
-@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize("plugin", [*PLUGINS, *EXAMPLES], ids=lambda plugin: plugin.name)
 def test_a_plugin_uses_only_public_names_of_augury(plugin: Path) -> None:
     public = frozenset(augury.__all__)
     files = sorted(plugin.glob("src/**/*.py"))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from augury_cli.check import check
+from augury_cli.new import new
 from augury_cli.quick import QuickCommand, QuickGroup
 from augury_cli.tables import print_fields, print_json, print_rows
 
@@ -78,11 +80,43 @@ def trust(
     if found.status == "ready":
         typer.echo(f"It is listed already ({entry.layer} register, versions {entry.versions}).")
         return
+    if (listed := found.entry) is not None:
+        typer.echo(
+            f"Listed is {listed.distribution} ({listed.entry_point}), versions {listed.versions} "
+            f"({listed.layer} register): this is another."
+        )
     if not yes and not typer.confirm(f"Running it runs this package's code. Trust its versions {entry.versions}?"):
         typer.echo("Nothing was changed.")
         raise typer.Exit(1)
     register.trust(name)
     typer.echo(f"Listed in {register.user_file}.")
+
+
+@app.command("untrust", cls=QuickCommand)
+def untrust(
+    name: Annotated[str, typer.Argument(help="The method, as `augury plugins list` names it.")],
+) -> None:
+    """Take a method off your register again, so that no run imports it; its package stays installed."""
+    from augury.registry import Register
+
+    register = Register.load()
+    aliases = sorted(alias.name for alias in register.aliases.values() if alias.method == name)
+    defaults = name in register.defaults
+    now = register.untrust(name)
+    typer.echo(f"{name}: no longer listed in {register.user_file}.")
+    if now is not None and now.entry is not None:
+        entry = now.entry
+        typer.echo(
+            f"It is listed still, in the {entry.layer} register: {entry.distribution}, versions {entry.versions}."
+        )
+        return
+    left = [*(f"the alias `{alias}`" for alias in aliases), *(["its [defaults] table"] if defaults else [])]
+    if left:
+        typer.echo(f"What names it counts for nothing from now on: {', '.join(left)}.")
+
+
+app.command("check", cls=QuickCommand)(check)
+app.command("new", cls=QuickCommand)(new)
 
 
 def _facts(found: Found) -> dict[str, Any]:
@@ -138,6 +172,8 @@ def _phrases(needs: Needs) -> Iterator[str]:
         yield "its place before methods that mix images"
     if needs.mixes:
         yield "its place after methods that want unmixed images (it mixes them)"
+    if needs.mixes_hidden:
+        yield "its place after all methods that mix (it mixes inside the network)"
     if needs.replaces_criterion:
         yield "no other method that replaces the criterion"
 

@@ -18,7 +18,7 @@ from augury.choice import Chosen, MethodLike, check, choose
 from augury.criterion import Criterion
 from augury.distributed import Ranks
 from augury.errors import AuguryError, MethodError, UsageError, refuse_all
-from augury.method import Frozen, Method, Spec, hook_implementations
+from augury.method import CRITERION, Frozen, Method, Spec, hook_implementations
 from augury.randomness import derive
 from augury.registry import Register
 from augury.run import Host, Run, RunState
@@ -276,7 +276,7 @@ def _make(chosen: Chosen, spec: Spec, seed: int) -> Method:
 def _manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(Criterion(), "criterion")
+    manager.register(Criterion(), CRITERION)
     # pluggy calls the last registered first.
     for name, method in reversed(list(members)):
         manager.register(_bind(name, method, Run(state, name)), name)

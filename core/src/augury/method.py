@@ -15,6 +15,9 @@ from augury.errors import UsageError, refuse_all, unknown
 from augury.hookspecs import CONTRACT_VERSION, HOOKS, PROJECT
 from augury.validation import Strict
 
+CRITERION = "criterion"
+"""What the criterion is called among the methods."""
+
 
 class Options(Strict):
     """Base of every method's options: a pydantic model that is frozen and refuses what it does not know."""
@@ -149,6 +152,12 @@ def replaces_criterion(cls: type[Method]) -> bool:
     return mark is not None and not mark["wrapper"]
 
 
+def taken_name(name: str) -> bool:
+    """Whether no method can have this name: it is held among torch's modules, beside the criterion."""
+    # Some names of modules are those of objects, `training` say, and not of the class.
+    return name == CRITERION or hasattr(nn.ModuleDict(), name)
+
+
 def check_method(cls: object, name: str) -> type[Method]:
     """Return `cls` if it is a method whose hooks can be called as meant.
 
@@ -168,8 +177,8 @@ def check_method(cls: object, name: str) -> type[Method]:
             f"{name}: its Options must be a subclass of augury.Options, with a type for each option "
             f"(`weight: float = 0.5`), got {cls.Options!r}."
         )
-    if hasattr(nn.ModuleDict, name):
-        problems.append(f"{name}: torch's modules use this name themselves. Give the method another.")
+    if taken_name(name):
+        problems.append(f"{name}: torch's modules, or augury, use this name themselves. Give the method another.")
     marks = hook_implementations(cls)
     if not marks:
         problems.append(f"{name}: implements no hook. Mark at least one of {', '.join(HOOKS)} with @augury.hookimpl.")

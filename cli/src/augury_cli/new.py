@@ -1,0 +1,63 @@
+"""`augury plugins new`: a package for a method of one's own."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from augury.scaffold import Package
+
+
+def new(
+    name: Annotated[
+        str, typer.Argument(help="What a run will call the method: lower-case words, joined by _, say feature_noise.")
+    ],
+    hooks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hook",
+            metavar="HOOK",
+            help="What it implements: pre_train_stage, augment_batch, compute_loss or post_epoch. Again for more. "
+            "[default: augment_batch]",
+        ),
+    ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--path", metavar="DIR", help="Where the package goes, a new or empty folder. [default: augury-NAME]"
+        ),
+    ] = None,
+) -> None:
+    """Write a complete package with a method that works, to be made into your own, and trust it on this machine.
+
+    augury plugins new feature_noise --hook augment_batch --hook compute_loss
+    """
+    from augury.scaffold import DEFAULT_HOOKS, new_package
+
+    made = new_package(name, hooks or DEFAULT_HOOKS, path=path)
+    _tell(made)
+
+
+def _tell(made: Package) -> None:
+    folder, entry = shlex.quote(str(made.folder)), made.entry
+    hooks = ", ".join(made.hooks)
+    typer.echo(f"Wrote {entry.distribution}, a package with the method {entry.name} ({hooks}), to {made.folder}:")
+    for file in made.files:
+        typer.echo(f"  {file}")
+    if made.problem:
+        typer.echo(made.problem, err=True)
+    else:
+        typer.echo(f"Your register lists it from now on, versions {entry.versions}: what you made, you trust.")
+    typer.echo("\nNext:")
+    extra = shlex.quote(f"{made.folder}[test]")
+    for command in (
+        f"pip install -e {extra}",
+        f"python -m pytest {folder}",
+        "augury plugins list",
+        f"augury run --recipe {entry.name}/digits",
+    ):
+        typer.echo(f"  {command}")
