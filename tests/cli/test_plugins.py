@@ -1,4 +1,4 @@
-"""`augury plugins list` and `augury plugins trust`."""
+"""`augury plugins list`, `trust` and `untrust`."""
 
 from __future__ import annotations
 
@@ -188,3 +188,39 @@ def test_trust_of_what_cannot_be_trusted_raises_before_it_asks(install: Install,
         assert isinstance(result.exception, UsageError)
         assert reason in str(result.exception)
     assert not user_file.exists()
+
+
+def test_trusting_another_package_than_the_listed_one_shows_both(install: Install, user_file: Path) -> None:
+    install("alpha", "look-alike")
+    user_file.write_text(LISTED)
+    result = RUNNER.invoke(app, ["trust", "alpha"], input="n\n")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[:2] == [
+        "alpha: look-alike 1.0 (look_alike:M)",
+        "Listed is fake-alpha (fake_alpha:M), versions >=1,<2 (user register): this is another.",
+    ]
+    assert user_file.read_text() == LISTED
+
+
+def test_untrust_takes_a_method_off_the_register_and_tells_what_named_it(install: Install, user_file: Path) -> None:
+    install("alpha")
+    kept = "# mine\n[aliases.a]\nmethod = 'alpha'\n\n[defaults.alpha]\nx = 1\n"
+    user_file.write_text(kept + LISTED)
+    result = RUNNER.invoke(app, ["untrust", "alpha"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"alpha: no longer listed in {user_file}.",
+        "What names it counts for nothing from now on: the alias `a`, its [defaults] table.",
+    ]
+    assert user_file.read_text() == kept + "\n"
+    again = RUNNER.invoke(app, ["untrust", "alpha"])
+    assert isinstance(again.exception, UsageError)
+    assert "alpha is not listed" in str(again.exception)
+
+
+def test_untrusting_what_the_built_in_register_lists_too_says_that_it_stays(install: Install, user_file: Path) -> None:
+    user_file.write_text(LISTED.replace("alpha", "isda"))
+    result = RUNNER.invoke(app, ["untrust", "isda"])
+    assert result.stdout.splitlines()[1:] == [
+        "It is listed still, in the built-in register: augury-isda, versions >=0.1,<1."
+    ]

@@ -597,3 +597,90 @@ def test_the_user_s_file_is_in_the_platform_s_folder_unless_told(
     assert default_user_file() == tmp_path / "registry.toml"
     monkeypatch.setenv("AUGURY_CONFIG", "")
     assert default_user_file().parent.name == "augury"
+
+
+# Taking trust back
+
+
+def test_untrusting_takes_out_the_entry_and_leaves_the_rest_of_the_file_as_it_is(install: Install) -> None:
+    install("alpha")
+    user_lists("alpha")
+    file = default_user_file()
+    before = "# mine\n\n[defaults.isda]\nlambda_0 = 1\n\n# what Ann wrote\n"
+    after = '\n# about beta\n[methods . "beta"] # b\ndistribution = "b"\nentry_point = "b:B"\nversions = ""\n\n\n'
+    entry = (
+        '[ methods."alpha" ]\n# since May\ndistribution = "fake-alpha"\nentry_point = "fake_alpha:M"\nversions = ""\n'
+    )
+    file.write_text(before + entry + after)
+    register = Register.load()
+    assert found(register, "alpha").status == "ready"
+    now = register.untrust("alpha")
+    assert now is not None
+    assert (now.status, now.entry) == ("not trusted", None)
+    # The blank line that ended the entry went with it.
+    assert file.read_text() == before + "# since May\n" + after.lstrip("\n")
+    for again in (register, Register.load()):
+        assert found(again, "alpha") == now
+        with pytest.raises(UsageError, match="augury plugins trust alpha"):
+            again.load_class("alpha")
+    register.trust("alpha")
+    assert found(Register.load(), "alpha").status == "ready"
+
+
+def test_untrusting_leaves_nothing_where_nothing_else_is_known_of_the_name(install: Install) -> None:
+    user_lists("ghost", extra="[aliases.g]\nmethod = 'ghost'\n[defaults.ghost]\nx = 1\n")
+    register = Register.load()
+    assert register.aliases.keys() == {"g"}
+    assert register.untrust("ghost") is None
+    assert "ghost" not in {method.name for method in register.methods()}
+    assert (register.aliases, register.defaults) == ({}, {})
+    assert tomllib.loads(default_user_file().read_text()) == {
+        "aliases": {"g": {"method": "ghost"}},
+        "defaults": {"ghost": {"x": 1}},
+    }
+
+
+def test_untrusting_a_user_s_entry_beside_the_built_in_one_leaves_that(install: Install) -> None:
+    install("isda", dist="augury-isda", version="0.1.0", target=FIRST_PARTY["isda"])
+    user_lists("isda", extra="[defaults.isda]\nlambda_0 = 1\n", distribution="mine", entry_point="mine:M")
+    register = Register.load()
+    now = register.untrust("isda")
+    assert now is not None
+    assert now.entry is not None
+    assert (now.status, now.entry.layer) == ("ready", "built-in")
+    assert register.defaults == {"isda": {"lambda_0": 1}}
+
+
+def test_an_entry_that_counts_for_nothing_can_be_taken_out_too(install: Install) -> None:
+    install("alpha")
+    user_lists("alpha", versions="")
+    text = default_user_file().read_text().replace('versions = ""', "versions = 3")
+    default_user_file().write_text(text)
+    register = Register.load()
+    assert register.notes
+    assert register.untrust("alpha") is not None
+    assert "alpha" not in default_user_file().read_text()
+
+
+def test_what_the_user_does_not_list_cannot_be_untrusted(install: Install) -> None:
+    install("alpha")
+    install("stranger")
+    user_lists("alpha", extra="[aliases.a]\nmethod = 'alpha'\n")
+    before = default_user_file().read_text()
+    register = Register.load()
+    for name, reason in [
+        ("isda", "listed by the built-in register, which nobody edits.*pip uninstall augury-isda"),
+        ("stranger", "stranger is not listed, so there is nothing to take back"),
+        ("a", "`a` is an alias of alpha"),
+        ("alpa", r"unknown method `alpa`. Listed in .*registry\.toml: alpha. Did you mean `alpha`"),
+    ]:
+        with pytest.raises(UsageError, match=reason):
+            register.untrust(name)
+    assert default_user_file().read_text() == before
+    default_user_file().write_text('methods = { alpha = { distribution = "a", entry_point = "a:A", versions = "" } }\n')
+    with pytest.raises(UsageError, match=r"Remove \[methods.alpha\] from it by hand"):
+        Register.load().untrust("alpha")
+    default_user_file().unlink()
+    with pytest.raises(UsageError, match=r"Listed in .*: none\."):
+        Register.load().untrust("ghost")
+    assert not default_user_file().exists()

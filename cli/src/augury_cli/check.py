@@ -1,0 +1,143 @@
+"""`augury plugins check`: the methods against the register, the contract and the clock."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from augury_cli.tables import print_json, print_rows
+
+if TYPE_CHECKING:
+    from augury.checking import Checked, Report
+    from augury.training.hook_costs import ReferenceStep
+
+_TITLES = (
+    "name",
+    "package",
+    "version",
+    "listed",
+    "hooks",
+    "contract",
+    "suite",
+    "augment_batch",
+    "compute_loss",
+    "rows",
+)
+_WRAPS = ("package", "listed", "hooks", "suite")
+_RIGHT = ("augment_batch", "compute_loss", "rows")
+
+
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Methods; all of them when none is named.")
+    ] = None,
+    no_suite: Annotated[
+        bool, typer.Option("--no-suite", help="Leave out the contract suite, which takes most of the time.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print an object and nothing else on stdout.")] = False,
+) -> None:
+    """Hold methods against the register and the contract: what is listed, its hooks, the contract suite, what each
+    hook adds to a step. Those that no register lists are told by their metadata alone. Exits with 1 when one fails."""
+    from augury.checking import check as run_check
+    from augury.registry import Register
+
+    register = Register.load()
+    watch = _Watch()
+    try:
+        report = run_check(names or (), register, suite=not no_suite, watch=watch)
+    finally:
+        watch.stop()
+    if as_json:
+        print_json(asdict(report) | {"passed": report.passed})
+    else:
+        _print(report)
+    for line in register.notes:
+        typer.echo(line, err=True)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+class _Watch:
+    """Says what is being done: in one line that changes on a terminal, else a line when something new begins."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, doing: str, at: str = "") -> None:
+        if self._live:
+            # A line that wraps could not be taken back.
+            line = f"{doing}: {at}" if at else doing
+            typer.echo(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
+        elif not at:
+            typer.echo(doing, err=True)
+
+    def stop(self) -> None:
+        if self._live:
+            typer.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _print(report: Report) -> None:
+    from augury.checking import failures
+
+    tried = [method for method in report.methods if method.layer and method.version]
+    if tried:
+        rows = [_cells(method, report.reference) for method in tried]
+        print_rows(_TITLES, rows, wraps=_WRAPS, right=_RIGHT, head=("name", "package"))
+    for method in report.methods:
+        for line in failures(method):
+            typer.echo(f"failed: {line}")
+    for method in report.methods:
+        for line in method.notes:
+            typer.echo(line)
+        if method not in tried and method.version:
+            needs = f"requires augury-core{method.requires}" if method.requires else "names no version of augury-core"
+            typer.echo(f"  {method.name}: {method.distribution} {method.version} {needs}; installed is {report.core}.")
+    if report.reference is not None:
+        _print_reference(report.reference)
+    if not report.methods:
+        typer.echo("no method is installed or listed.")
+
+
+def _cells(method: Checked, reference: ReferenceStep | None) -> tuple[str, ...]:
+    costs = method.costs
+    return (
+        method.name,
+        method.distribution,
+        method.version,
+        f"{method.layer} {method.versions}",
+        ", ".join(method.listed_hooks if method.hooks is None else method.hooks),
+        method.contract or "",
+        _suite(method),
+        _cost(costs.augment_batch if costs else None, reference),
+        _cost(costs.compute_loss if costs else None, reference),
+        f"{costs.views}x" if costs else "",
+    )
+
+
+def _suite(method: Checked) -> str:
+    if method.suite is None:
+        return ""
+    counts = {"failed": len(method.suite.failed), "passed": method.suite.passed, "skipped": method.suite.skipped}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing run"
+
+
+def _cost(seconds: float | None, reference: ReferenceStep | None) -> str:
+    if seconds is None or reference is None:
+        return ""
+    return f"{1000 * seconds:.2f} ms ({seconds / reference.seconds:.1%})"
+
+
+def _print_reference(reference: ReferenceStep) -> None:
+    shape, machine = "x".join(map(str, reference.image_size)), reference.hardware
+    where = (
+        machine["device"] if machine["device"] != "cpu" else f"{machine['processor']}, {machine['threads']} thread(s)"
+    )
+    typer.echo(
+        f"Costs are per step, beside {1000 * reference.seconds:.0f} ms for a step of no method: {reference.model}, "
+        f"{reference.images} images {shape}, {reference.classes} classes, {reference.precision}, on {where} "
+        f"({machine['system']}). rows: by which factor the views of a method multiply the step itself."
+    )

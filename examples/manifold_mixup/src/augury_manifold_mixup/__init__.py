@@ -1,0 +1,3 @@
+from augury_manifold_mixup.method import ManifoldMixup as ManifoldMixup
+
+__all__ = ["ManifoldMixup"]
