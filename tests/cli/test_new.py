@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from tests.cli.in_process import augury
 
 @pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the user's register; the current folder is another one, and empty."""
+    """The folder of the user's register; the current one is another, and empty, and the shell finds this Python."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("AUGURY_CONFIG", str(tmp_path / "config"))
@@ -32,12 +35,22 @@ def test_it_tells_what_it_wrote_and_what_comes_next(config: Path, capsys: pytest
     assert set(listed) == files
     commands = [shlex.split(line) for line in lines[lines.index("Next:") + 1 :]]
     assert commands == [
-        ["pip", "install", "-e", "augury-feature-noise[test]"],
+        ["python", "-m", "pip", "install", "-e", "augury-feature-noise[test]"],
         ["python", "-m", "pytest", "augury-feature-noise"],
         ["augury", "plugins", "list"],
         ["augury", "run", "--recipe", "feature_noise/digits"],
     ]
     assert tomllib.loads((config / "registry.toml").read_text())["methods"].keys() == {"feature_noise"}
+
+
+def test_commands_name_the_environment_where_the_shell_would_find_another(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", "/some where/bin/python")
+    assert "  '/some where/bin/'python -m pytest augury-one\n" in augury(capsys, "plugins", "new", "one")[1]
+    monkeypatch.setattr(sys, "executable", str(Path.cwd() / ".venv/bin/python"))
+    assert "  .venv/bin/augury plugins list\n" in augury(capsys, "plugins", "new", "two")[1]
 
 
 def test_the_help_names_every_hook_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +64,7 @@ def test_the_help_names_every_hook_and_the_defaults(capsys: pytest.CaptureFixtur
     assert f"[default: {', '.join(DEFAULT_HOOKS)}]" in told
     code, out, _ = augury(capsys, "plugins", "new", "plain", "--path", "sub folder/plain")
     assert f"plain ({', '.join(DEFAULT_HOOKS)})" in out
-    assert "pip install -e 'sub folder/plain[test]'" in out
+    assert "python -m pip install -e 'sub folder/plain[test]'" in out
     assert "python -m pytest 'sub folder/plain'" in out
 
 

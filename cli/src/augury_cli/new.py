@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,10 +58,22 @@ def _tell(made: Package) -> None:
         typer.echo(f"Your register lists it from now on, versions {entry.versions}: what you made, you trust.")
     typer.echo("\nNext:")
     extra = shlex.quote(f"{made.folder}[test]")
+    at = _commands()
     for command in (
-        f"pip install -e {extra}",
-        f"python -m pytest {folder}",
-        "augury plugins list",
-        f"augury run --recipe {entry.name}/digits",
+        f"{at}python -m pip install -e {extra}",
+        f"{at}python -m pytest {folder}",
+        f"{at}augury plugins list",
+        f"{at}augury run --recipe {entry.name}/digits",
     ):
         typer.echo(f"  {command}")
+
+
+def _commands() -> str:
+    """What stands before a command of this environment: nothing where the shell finds it, else its folder."""
+    here = Path(sys.executable).parent
+    found = shutil.which("python")
+    if found is not None and Path(found).parent == here:
+        return ""
+    with contextlib.suppress(ValueError):
+        here = here.relative_to(Path.cwd())
+    return shlex.quote(f"{here}{os.sep}")
