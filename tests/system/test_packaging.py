@@ -81,7 +81,8 @@ def test_what_is_imported_is_declared(part: Path) -> None:
     """So that each distribution installs alone. What core declares, its dependents may rely on."""
     files = list(package(part).rglob("*.py"))
     used = {name for path in files for name in imported(path)} - set(sys.stdlib_module_names) - {package(part).name}
-    declared = names(project(part)["dependencies"]) | names(project(ROOT / "core")["dependencies"])
+    extras = [r for requirements in project(part).get("optional-dependencies", {}).values() for r in requirements]
+    declared = names([*project(part)["dependencies"], *extras]) | names(project(ROOT / "core")["dependencies"])
     assert files
     assert {DISTRIBUTION.get(name, name) for name in used} <= declared
 

@@ -1,0 +1,175 @@
+"""What can be wrong with a batch after `augment_batch`, and with a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from augury.batch import Batch
+from augury.method import Method
+
+NEAR = 1e-3
+"""How far a sum of float32 shares may be from 1."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong. Faults of one `kind` have one cause; it begins with the part it belongs to: shape (nothing can
+    go on with such a batch), form, label or loss."""
+
+    kind: str
+    text: str
+
+
+class _Noting(Batch):
+    """Notes that images were taken out of it."""
+
+    taken = False
+
+    def take(self, images: Tensor) -> None:
+        """As a batch does."""
+        self.taken = True
+        super().take(images)
+
+
+class Watch:
+    """A batch as it was before the methods."""
+
+    def __init__(self, batch: Batch, classes: int, cls: type[Method] = Method) -> None:
+        self.rows, self.views, self.pipelines = len(batch), batch.views, batch.pipelines
+        self.images, self.indices, self.labels = batch.images.clone(), batch.indices.clone(), batch.labels.clone()
+        self.classes, self.cls = classes, cls
+        batch.__class__ = _Noting
+
+    def faults(self, batch: Batch) -> list[Fault]:
+        """What is wrong with it now."""
+        found = list(self._form(batch))
+        # Values are not looked at where shapes are wrong.
+        return found or [*self._rows(batch), *self._labels(batch)]
+
+    def _form(self, batch: Batch) -> Iterator[Fault]:
+        images = batch.images
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != self.images.shape[1]:
+            yield Fault("shape images", f"`images` must be M x {self.images.shape[1]} x H x W, got {_shape(images)}.")
+            return
+        rows = len(images)
+        if rows != self.rows and not getattr(batch, "taken", False):
+            yield Fault(
+                "shape rows",
+                f"the batch had {self.rows} rows and has {rows}. Rows are left out by batch.take(images) alone, and "
+                "none are added.",
+            )
+            return
+        k = batch.labels.shape[1] if isinstance(batch.labels, Tensor) and batch.labels.ndim == 2 else 1
+        wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "labels": ((rows, k), torch.int64),
+            "weights": ((rows, k), torch.float32),
+            "smoothing": ((rows, k), torch.float32),
+            "row_weights": ((rows,), torch.float32),
+            "pipeline": ((rows,), torch.int64),
+            "indices": ((rows,), torch.int64),
+            "images": (tuple(images.shape), torch.float32),
+        }
+        for name, (shape, dtype) in wanted.items():
+            value = getattr(batch, name)
+            if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != dtype:
+                yield Fault(f"shape {name}", f"`{name}` must be {_shaped(shape, dtype)}, got {_shape(value)}.")
+            elif value.device != self.images.device:
+                yield Fault(
+                    "shape device",
+                    f"`{name}` is on {value.device}, the batch on {self.images.device}. Make tensors with "
+                    "device=batch.device.",
+                )
+            elif value.requires_grad:
+                yield Fault("shape gradient", f"`{name}` requires a gradient; a batch is data. Detach it.")
+        if (batch.views, batch.pipelines) != (self.views, self.pipelines):
+            yield Fault("shape views", "`views` and `pipelines` are facts of the run, and were changed.")
+
+    def _rows(self, batch: Batch) -> Iterator[Fault]:
+        if not batch.images.isfinite().all():
+            yield Fault("form finite", "`images` holds numbers that are not finite.")
+        if len(batch) % self.views or not self._of_one_image(batch):
+            yield Fault(
+                "form view-major",
+                f"the rows are no longer view-major: row i of each of the {self.views} views must be of one image. Mix "
+                "within a view (batch.permutation does), and leave images out with batch.take(images).",
+            )
+        if not torch.isin(batch.indices, self.indices).all():
+            yield Fault("form indices", "`indices` names images that were not in the batch.")
+        if len(batch) and not 0 <= int(batch.pipeline.min()) <= int(batch.pipeline.max()) < len(batch.pipelines):
+            yield Fault("form pipeline", f"`pipeline` must be in 0 to {len(batch.pipelines) - 1}.")
+        declared = self.cls.mixes or self.cls.mixes_hidden
+        if batch.labels.shape[1] > self.labels.shape[1] and not declared:
+            yield Fault(
+                "form mixes",
+                "it mixed rows, which its class does not declare: other methods could not be ordered around it. Set "
+                "`mixes = True` in the class.",
+            )
+
+    def _of_one_image(self, batch: Batch) -> bool:
+        return bool((batch.indices.view(self.views, -1) == batch.indices.view(self.views, -1)[0]).all())
+
+    def _labels(self, batch: Batch) -> Iterator[Fault]:
+        if not len(batch):
+            return
+        if not 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < self.classes:
+            low, high = int(batch.labels.min()), int(batch.labels.max())
+            yield Fault("label range", f"`labels` must be in 0 to {self.classes - 1}, got {low} to {high}.")
+        sums = batch.weights.sum(1)
+        off = (sums - 1).abs().nan_to_num(torch.inf)
+        if off.max() > NEAR:
+            row = int(off.argmax())
+            yield Fault(
+                "label sums",
+                f"the label shares of a row must sum to 1: row {row} has `weights` {_numbers(batch.weights[row])}, "
+                f"which sum to {float(sums[row]):.4g}. batch.mix keeps the sum where its shares sum to 1.",
+            )
+        # A sum that is off says it all.
+        elif batch.weights.min() < -NEAR or batch.weights.max() > 1 + NEAR:
+            yield Fault("label shares", f"`weights` must be in [0, 1], got {_range(batch.weights)}.")
+        if not (batch.smoothing.min() >= 0 and batch.smoothing.max() <= 1):
+            yield Fault(
+                "label smoothing",
+                f"`smoothing` must be in [0, 1], got {_range(batch.smoothing)}. Labels may be smoothed already: "
+                "smoothing by a and then by b is smoothing by a + (1 - a) b.",
+            )
+        if not (batch.row_weights.isfinite().all() and batch.row_weights.min() >= 0):
+            yield Fault("label rows", f"`row_weights` must be finite and >= 0, got {_range(batch.row_weights)}.")
+
+
+def loss_faults(loss: Any, device: str) -> list[Fault]:
+    """What is wrong with a loss."""
+    if not isinstance(loss, Tensor) or loss.ndim:
+        return [Fault("loss form", f"the loss must be a tensor without dimensions, got {_shape(loss)}.")]
+    found = []
+    if loss.dtype != torch.float32:
+        found.append(Fault("loss dtype", f"the loss must be float32, got {_name(loss.dtype)}."))
+    if loss.device.type != torch.device(device).type:
+        found.append(Fault("loss device", f"the loss is on {loss.device}, the batch on {device}."))
+    if not loss.isfinite():
+        found.append(Fault("loss finite", f"the loss is {float(loss.detach())}."))
+    return found
+
+
+def _shape(value: Any) -> str:
+    return _shaped(tuple(value.shape), value.dtype) if isinstance(value, Tensor) else f"{type(value).__name__}"
+
+
+def _shaped(shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    return f"{' x '.join(map(str, shape)) or 'a scalar'} {_name(dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _range(values: Tensor) -> str:
+    return f"{float(values.min()):.4g} to {float(values.max()):.4g}"
+
+
+def _numbers(values: Tensor) -> str:
+    return "(" + ", ".join(f"{value:.3g}" for value in values.tolist()) + ")"

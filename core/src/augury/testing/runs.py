@@ -1,0 +1,115 @@
+"""Real runs, on digits: augury's own loop on the contract suite's network, and what it lends to pre-train stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from augury.batch import Batch
+from augury.choice import Chosen, check
+from augury.config import read_config
+from augury.data.named import open_named
+from augury.data.source import ArraySource, Collection, Source
+from augury.data.splits import split
+from augury.data.view import DataSet, choose_format
+from augury.testing.faults import Fault, Watch, loss_faults
+from augury.testing.harness import CLASSES, IMAGES, SEED, spec_of
+from augury.testing.network import NAME, builder
+from augury.training.built import Built
+from augury.training.plan import Plan, make_plan
+
+STEPS = 2
+
+
+@functools.cache
+def plan_of(channels: int, images: int) -> Plan:
+    """A run without methods: one epoch of two steps of so many digits of 8 x 8, the pipelines apart."""
+    config = read_config(
+        {
+            "seed": SEED,
+            "device": "cpu",
+            "data": {
+                "dataset": "digits",
+                "images_per_class": -(-STEPS * images // CLASSES),
+                "base": "crop:1",
+                "augmented": "crop:1 cutout:3",
+                "loader": "memory",
+            },
+            "model": {"name": NAME},
+            "optim": {"epochs": 1, "batch_size": images, "lr": 0.05},
+            "train": {"precision": "fp32", "trackers": []},
+        }
+    )
+    collection = _digits(channels)
+    form = choose_format(config.data, collection, {"input_size": (3, 8, 8), "crop_pct": 1, **_LIKE}, pretrained=False)
+    data = DataSet(split(collection, config.data), collection.classes, form, ["crop:1"])
+    plan = make_plan(config, data=data)
+    spec = dataclasses.replace(spec_of(channels), total_steps=plan.spec.total_steps, steps_per_epoch=STEPS)
+    return dataclasses.replace(plan, spec=dataclasses.replace(spec, read_network=plan.spec.read_network))
+
+
+_LIKE: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
+
+
+@functools.cache
+def _digits(channels: int) -> Collection:
+    """scikit-learn's digits, their one channel repeated."""
+    found = open_named("digits")
+    grey = found.splits["all"]
+    assert isinstance(grey, ArraySource)
+    assert found.mean is not None
+    assert found.std is not None
+    images = np.ascontiguousarray(grey.images.repeat(channels, axis=1))
+    splits: dict[str, Source] = {"all": ArraySource(images, grey.labels, "digit")}
+    return dataclasses.replace(found, splits=splits, mean=found.mean * channels, std=found.std * channels)
+
+
+class StageHost(Built):
+    """The run that pre-train stages borrow data and a trainer from. What core's own trainer does to torch's global
+    generator is undone, so that the rest is the method's doing."""
+
+    def __init__(self, channels: int, images: int = IMAGES) -> None:
+        super().__init__(plan_of(channels, images))
+
+    def train_network(self, pipeline: str, key: str) -> nn.Module:
+        """As `Built` does."""
+        with torch.random.fork_rng(devices=[]):
+            return super().train_network(pipeline, key)
+
+
+@functools.cache
+def host(channels: int, images: int) -> StageHost:
+    """The one of that kind, made on first use."""
+    with torch.random.fork_rng(devices=[]):
+        return StageHost(channels, images)
+
+
+def refusals(chosen: Sequence[Chosen], channels: int, images: int) -> list[str]:
+    """Why a run of these methods would be refused before training, a line each."""
+    plan, views = plan_of(channels, images), max((c.cls.views for c in chosen), default=1)
+    classifier = builder(channels, CLASSES)().fc
+    return check(chosen, plan.spec, classifier, rows=images * views, model=NAME)
+
+
+def train(chosen: Sequence[Chosen], channels: int, images: int) -> list[Fault]:
+    """Train with these methods, stages included, as `augury run` does; returns what is wrong with batches and
+    losses."""
+    built = Built(dataclasses.replace(plan_of(channels, images), chosen=list(chosen)))
+    found: list[Fault] = []
+
+    def look(_: nn.Module, inputs: tuple[Batch], output: tuple[Tensor, Tensor]) -> None:
+        found.extend([*Watch(inputs[0], CLASSES).faults(inputs[0]), *loss_faults(output[0].detach(), "cpu")])
+
+    handle = built.loop.step_module.register_forward_hook(look)
+    try:
+        built.methods.pre_train_stage()
+        built.loop.run(lambda row: float(len(built.methods.post_epoch(row))))
+    finally:
+        handle.remove()
+    return found

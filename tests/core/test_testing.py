@@ -1,0 +1,141 @@
+"""The contract suite: it passes sound methods, and catches each of many planted faults by the right check alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tests.core import faulty_methods as planted
+
+import augury
+from augury.testing import MethodContract
+from augury.testing.bench import Bench
+from augury.testing.candidate import find
+from augury.testing.workers import Workers
+
+SKIPPED = "skipped"
+OTHERS = ["dcutmix"]
+"""What is composed with here: a method that mixes rows asks most of another."""
+
+EIGHT = {
+    planted.SharesOff: "test_labels_stay_shares",
+    planted.DrawsGlobally: "test_same_seed_same_draws",
+    planted.Detaches: "test_gradients_arrive",
+    planted.Forgets: "test_state_survives",
+    planted.LeavesHook: "test_evaluation_is_untouched",
+    planted.OwnStatistic: "test_two_processes_agree",
+    planted.BoundInTheTest: "test_options",
+    planted.EvenOnly: "test_batches_of_any_size",
+}
+MORE = {
+    planted.SmoothsTwice: "test_labels_stay_shares",
+    planted.DrawsGloballyInTheLoss: "test_same_seed_same_draws",
+    planted.Reseeds: "test_draws_of_others_are_left_alone",
+    planted.OwnGenerator: "test_other_seed_other_draws",
+    planted.UnusedParameter: "test_gradients_arrive",
+    planted.ForgetsItsStage: "test_state_survives",
+    planted.StageOfChance: "test_pre_train_stage",
+    planted.LeavesEvalMode: "test_evaluation_is_untouched",
+    planted.OwnEntropy: "test_two_processes_agree",
+    planted.OwnCoin: "test_two_processes_agree",
+    planted.BoundInWords: "test_options",
+    planted.TakesAnything: "test_options",
+    planted.Undescribed: "test_options",
+    planted.NotAlone: "test_batches_of_any_size",
+    planted.ColourOnly: "test_channels",
+    planted.ManyDigits: "test_bfloat16",
+    planted.DoubleLoss: "test_loss_is_one_number",
+    planted.DropsRows: "test_batch_keeps_its_form",
+    planted.MixesUndeclared: "test_batch_keeps_its_form",
+    planted.LongRunsOnly: "test_trains",
+    planted.OneLabelOnly: "test_composes",
+    planted.OverwritesShares: "test_composes",
+    planted.UnknownParameter: "test_hooks_and_declarations",
+    planted.Raises: "test_a_step_works",
+}
+CAUGHT_BY = EIGHT | MORE
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is planted is not made for one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def cases(test: str) -> list[dict[str, Any]]:
+    """The arguments that a test of the suite is called with, beside the fixtures."""
+    if test == "test_composes":
+        return [{"other": name, "first": first} for name in OTHERS for first in (True, False)]
+    found: list[dict[str, Any]] = []
+    for mark in getattr(getattr(MethodContract, test), "pytestmark", []):
+        names, values = mark.args
+        for value in values:
+            given = getattr(value, "values", (value,))
+            found.append(dict(zip([names] if isinstance(names, str) else names, given, strict=True)))
+    return found or [{}]
+
+
+def outcomes(method: object, workers: Workers, **attributes: Any) -> dict[str, str]:
+    """What each test of the suite says: "" where it passes, SKIPPED, or why it fails."""
+    suite = type("Suite", (MethodContract,), {"method": method, **attributes})()
+    bench = Bench(find(suite.method, suite.options))
+    found: dict[str, str] = {}
+    for test in [name for name in dir(MethodContract) if name.startswith("test_")]:
+        given = {"augury_workers": workers} if test == "test_two_processes_agree" else {}
+        for case in cases(test):
+            outcome = said(partial(getattr(suite, test), bench, **given, **case))
+            found[test] = max(found.get(test, ""), outcome, key=lambda text: (text not in ("", SKIPPED), text))
+    return found
+
+
+def said(call: Any) -> str:
+    try:
+        call()
+    except pytest.fail.Exception as failure:
+        return str(failure)
+    except pytest.skip.Exception:
+        return SKIPPED
+    return ""
+
+
+def failing(found: Mapping[str, str]) -> Sequence[str]:
+    return [test for test, text in found.items() if text not in ("", SKIPPED)]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [*EIGHT, *(pytest.param(method, marks=pytest.mark.slow) for method in MORE)],
+    ids=lambda method: method.__name__,
+)
+def test_a_fault_is_caught_by_its_check_and_by_no_other(method: type[augury.Method], augury_workers: Workers) -> None:
+    rejects = [{"strength": -1}] if method is planted.BoundInTheTest else []
+    found = outcomes(method, augury_workers, rejects=rejects)
+    assert failing(found) == [CAUGHT_BY[method]], "\n".join(f"{test}: {text}" for test, text in found.items())
+    assert method.__name__.lower() in found[CAUGHT_BY[method]]
+
+
+@pytest.mark.parametrize(
+    ("method", "skipped"),
+    [
+        pytest.param(planted.Noise, {"test_pre_train_stage"}, marks=pytest.mark.slow),
+        (planted.Whole, {"test_batches_of_any_size"}),
+        pytest.param(planted.MixesInside, {"test_pre_train_stage"}, marks=pytest.mark.slow),
+        pytest.param(
+            planted.HardestHalf,
+            {"test_pre_train_stage", "test_other_seed_other_draws", "test_batches_of_any_size"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_sound_method_passes(method: type[augury.Method], skipped: set[str], augury_workers: Workers) -> None:
+    found = outcomes(method, augury_workers)
+    assert not failing(found), found
+    assert {test for test, text in found.items() if text == SKIPPED} - {"test_gpu"} == skipped
+
+
+def test_every_check_catches_a_fault() -> None:
+    checks = {name for name in dir(MethodContract) if name.startswith("test_")}
+    assert checks - set(CAUGHT_BY.values()) == {"test_gpu"}, "which needs a GPU"

@@ -1,0 +1,187 @@
+"""Parts of the contract suite on their own: options and their violations, global generators, worker processes."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from pydantic import Field, field_validator
+from tests.core import faulty_methods as planted
+
+import augury
+from augury.batch import HiddenMix
+from augury.testing import globals as world
+from augury.testing.bench import Bench, CheckFailed, NotApplicable
+from augury.testing.candidate import find
+from augury.testing.checks.options import options
+from augury.testing.checks.processes import _matrix, agree
+from augury.testing.checks.training import composes
+from augury.testing.workers import Home, Workers, WorkersFailed
+
+
+def method(annotation: Any, field: Any) -> type[augury.Method]:
+    """A method with one option `x` of that type."""
+    made = type("Options", (augury.Options,), {"__annotations__": {"x": annotation}, "x": field})
+    return type("M", (augury.Method,), {"Options": made, "augment_batch": planted.Noise.augment_batch})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "field"),
+    [
+        (float, Field(0.5, ge=0, le=1, description="share")),
+        (float, Field(0.5, gt=0, lt=1, description="share")),
+        (int, Field(3, ge=1, description="count; must be >= 1")),
+        (int, Field(4, multiple_of=2, description="even")),
+        (float | None, Field(None, ge=0, description="weight")),
+        (Annotated[float, Field(gt=0)], Field(1.0, description="width")),
+        (Literal["a", "b"], Field("a", description="kind")),
+        (bool, Field(False, description="whether")),
+        (str | None, Field(None, description="name")),
+        (list[int], Field([1], min_length=1, description="sizes")),
+        (tuple[float, float] | None, Field(None, description="range")),
+        (float, Field(1.0, description="weight. Paper: 0.5 in the best run, at least 4 in others")),
+        (float, Field(1.0, allow_inf_nan=True, description="bound; infinity for none")),
+    ],
+)
+def test_options_that_keep_their_word_pass(annotation: Any, field: Any) -> None:
+    options(Bench(find(method(annotation, field), {})), [])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "field", "said"),
+    [
+        (Any, Field(1, description="anything"), "must have a type"),
+        (float, Field(0.5, description="share in [0, 1]"), r"`x` = -0.5 is accepted; it must be in \[0, 1\]"),
+        (float, Field(0.5, description="share in (0, 1)"), r"`x` = 0.0 is accepted"),
+        (int, Field(2, description="layers; must be at least 1"), "`x` = 0.0 is accepted; it must be at least 1"),
+        (float, Field(0.5, description="width; must be positive"), "`x` = 0.0 is accepted; it must be positive"),
+        (int, Field(0, ge=1, description="count"), "its own default 0 is refused"),
+        (int, Field(ge=1, description="count"), "has no default"),
+        (int, Field(1, description=" "), "has no description"),
+    ],
+)
+def test_options_that_do_not_are_named(annotation: Any, field: Any, said: str) -> None:
+    given = {"x": 2} if "no default" in said else {}
+    made = method(annotation, field)
+    if "own default" in said:
+        given = {"x": 1}
+    with pytest.raises(CheckFailed, match=said):
+        options(Bench(find(made, given)), [])
+
+
+def test_a_validator_that_raises_otherwise_is_named() -> None:
+    class Odd(augury.Method):
+        class Options(augury.Options):
+            x: float = Field(1.0, description="weight")
+
+            @field_validator("x")
+            @classmethod
+            def _known(cls, value: float) -> float:
+                return {1.0: 1.0, 2.0: 1.0}[value]
+
+        augment_batch = planted.Noise.augment_batch
+
+    with pytest.raises(CheckFailed, match="`x` = 3.0 must be refused, as `rejects` says, and raises KeyError instead"):
+        options(Bench(find(Odd, {})), [{"x": 3.0}])
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        (lambda: None, {}),
+        (lambda: torch.rand(2), {"torch": "draws"}),
+        (lambda: torch.manual_seed(5), {"torch": "reseeds"}),
+        (lambda: np.random.rand(2), {"numpy": "draws"}),
+        (lambda: np.random.seed(1), {"numpy": "reseeds"}),
+        (lambda: (random.random(), torch.rand(1)), {"torch": "draws", "Python": "draws"}),
+        (lambda: random.seed(1), {"Python": "reseeds"}),
+    ],
+)
+def test_what_a_call_does_to_the_global_generators_is_seen(call: Any, found: dict[str, str]) -> None:
+    with world.kept():
+        assert world.touched(call) == found
+
+
+def test_the_global_generators_are_as_before() -> None:
+    before = world.state()
+    with world.kept():
+        world.seed("other")
+        assert world.state() != before
+    assert world.state() == before
+
+
+def test_a_class_that_cannot_be_imported_by_name_is_loaded_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "here.py"
+    path.write_text("class M: pass\n")
+    name = "no_such_package.tests.here"
+    try:
+        Home(name, str(path)).load()
+        assert sys.modules[name].M.__module__ == name
+    finally:
+        sys.modules.pop(name, None)
+    with pytest.raises(ImportError):
+        Home("no_such_module_at_all", "").load()
+
+
+def test_a_class_inside_a_function_is_not_sent_to_processes() -> None:
+    class Local(planted.Noise):
+        pass
+
+    with world.kept(), pytest.raises(NotApplicable, match="inside a function"):
+        agree(Bench(find(Local, {})), Workers())
+
+
+def test_a_pair_that_is_refused_before_training_passes() -> None:
+    class Views(planted.Noise):
+        views = 3
+
+    bench = Bench(find(Views, {}))
+    with world.kept():
+        composes(bench, "agmax", first=True)
+    assert not bench.trained
+
+
+def test_another_method_that_cannot_be_imported_is_not_this_ones_fault() -> None:
+    bench = Bench(find(planted.Noise, {}))
+    with world.kept(), pytest.raises(NotApplicable, match="cannot be had"):
+        composes(bench, "no_such_method", first=True)
+
+
+def test_a_mixing_inside_the_network_is_told_as_a_matrix() -> None:
+    rows = torch.tensor([2, 0, 1])
+    matrix = _matrix(HiddenMix("layer1", lambda hidden: 0.25 * hidden + 0.75 * hidden[rows]), 3)
+    assert matrix is not None
+    assert matrix.tolist() == [[0.25, 0.0, 0.75], [0.75, 0.25, 0.0], [0.0, 0.75, 0.25]]
+    for other in (lambda hidden: hidden.flip(3), lambda hidden: hidden.square()):
+        assert _matrix(HiddenMix("layer1", other), 3) is None
+
+
+def double(rank: int, number: int) -> int:
+    """A job."""
+    return 2 * number + rank
+
+
+def fail(rank: int) -> None:
+    """A job that one of the processes fails at, while the other waits for it."""
+    from torch import distributed as dist
+
+    if rank == 1:
+        raise ValueError("no such thing")
+    dist.barrier()
+
+
+@pytest.mark.slow
+def test_workers_work_after_a_job_that_failed() -> None:
+    workers, home = Workers(), Home.of(planted.Noise)
+    try:
+        assert workers.run(home, double, 4) == [8, 9]
+        with pytest.raises(WorkersFailed, match="process 1: ValueError: no such thing"):
+            workers.run(home, fail)
+        assert workers.run(home, double, 5) == [10, 11]
+    finally:
+        workers.stop()
