@@ -91,7 +91,7 @@ bench: install ## the table of ratios against plain implementations
 
 docs: install ## the documentation as a site, in site/; writes its pages of settings and hooks anew
 	$(BIN)/python docs/settings.py
-	$(BIN)/python docs/hooks.py
+	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/build.py
 
 recipes: install ## write the recipes of published runs anew, from the tables in plugins/published

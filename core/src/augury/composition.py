@@ -75,7 +75,13 @@ class Composition(nn.Module):
     """Methods made ready to train with.
 
     A module: its parameters are the methods' (give them to the optimiser), its state dict holds all that a method must
-    not lose, under `methods.<name>.`, and the step.
+    not lose, under `methods.<name>.`, and the step. `composition["name"]` is the method of that name.
+
+    Attributes:
+        views: versions of each image that a batch needs.
+        pipelines: their names; a batch's `pipeline` counts them.
+        shares: of the rows that each pipeline is to make, by name.
+        run: what methods see of the run (`augury.Run`); `run.step` counts optimiser steps.
     """
 
     def __init__(

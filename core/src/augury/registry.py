@@ -152,14 +152,14 @@ class Register:
             raise UsageError(found.problem)
         return found, {**self.defaults.get(found.name, {}), **(alias.options if alias else {})}
 
-    def offering(self, name: str, cls: type[Method]) -> Register:
+    def offering(self, name: str, method: type[Method]) -> Register:
         """A register that knows one class more, which needs no package: it is given, not found. It goes before what is
         installed under its name, whose aliases and defaults do not apply."""
         other = copy.copy(self)
-        module = getattr(cls, "__module__", "")
-        target = f"{module}:{getattr(cls, '__qualname__', cls)}"
+        module = getattr(method, "__module__", "")
+        target = f"{module}:{getattr(method, '__qualname__', method)}"
         other._found = {**self._found, name: Found(name, "", "", target, None, "ready")}
-        other._given = {**self._given, name: cls}
+        other._given = {**self._given, name: method}
         other.aliases = {key: alias for key, alias in self.aliases.items() if key != name}
         other.defaults = {key: options for key, options in self.defaults.items() if key != name}
         return other

@@ -136,7 +136,7 @@ def features_and_logits(network: nn.Module, images: Tensor, classifier: nn.Modul
 
 
 def forward(
-    network: nn.Module, batch: Batch, classifier: nn.Module | None = None, *, plain: Pass = features_and_logits
+    network: nn.Module, batch: Batch, classifier: nn.Module | None = None, *, plain: Pass | None = None
 ) -> ModelOutput:
     """What a network makes of a batch, in one pass: features and logits, rows mixed inside where a method asked for it.
 
@@ -144,7 +144,7 @@ def forward(
         network: images M x ch x H x W -> logits M x C, in any mode.
         batch: after `augment_batch`.
         classifier: its last layer; what its `get_classifier()` names (timm's do) when None.
-        plain: makes the pass where nothing is mixed inside: `features_and_logits` compiled, say.
+        plain: makes the pass where nothing is mixed inside, a compiled one say; an ordinary one when None.
 
     Raises:
         UsageError: the network does not tell its classifier, or a layer cannot be mixed.
@@ -152,7 +152,7 @@ def forward(
     if classifier is None:
         classifier = classifier_of(network)
     if batch.hidden is None:
-        return plain(network, batch.images, classifier)
+        return (plain or features_and_logits)(network, batch.images, classifier)
     # Never compiled: a compiled pass does not see the hooks of one batch.
     with batch.hidden.applied(network):
         return features_and_logits(network, batch.images, classifier)

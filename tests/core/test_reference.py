@@ -1,4 +1,4 @@
-"""docs/hooks.md is what docs/hooks.py makes of the specifications, and tells all of them."""
+"""docs/hooks.md and docs/python.md are what docs/reference.py makes of specifications and docstrings, and tell all."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 import augury
 from augury import hookspecs
 
-FILE = Path(__file__).parents[2] / "docs" / "hooks.py"
-PAGE = FILE.with_suffix(".md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "hooks.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hooks_page", FILE)
+    spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -32,8 +32,27 @@ def section(title: str) -> str:
     return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_the_page_is_up_to_date(program: ModuleType) -> None:
-    assert program.render() == PAGE, "write it anew: make docs"
+def test_the_pages_are_up_to_date(program: ModuleType) -> None:
+    for file, text in program.pages().items():
+        assert (DOCS / file).read_text(encoding="utf-8") == text, f"{file}: write it anew: make docs"
+
+
+def test_every_public_name_is_on_one_of_the_pages() -> None:
+    both = PAGE + (DOCS / "python.md").read_text(encoding="utf-8")
+    titles = set(re.findall(r"^##+ (\w+)$", both, re.MULTILINE))
+    # The markers, the criterion's function and the version are told in the text.
+    assert set(augury.__all__) - titles == {"__version__", "CONTRACT_VERSION", "hookimpl", "hookspec", "row_losses"}
+
+
+def test_what_python_users_call_is_told_with_every_argument() -> None:
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    for call in (augury.train, augury.resume, augury.compare, augury.evaluate, augury.compose, augury.forward):
+        part = page.split(f"\n### {call.__name__}\n")[1].split("\n### ")[0]
+        told = set(re.findall(r"`(\w+)`", part.partition("| argument |")[2]))
+        shown = re.search(r"```python\n\w+\(\n(.*?)\n\) -> ", part, re.DOTALL)
+        assert shown is not None
+        assert set(re.findall(r"^    (\w+):", shown[1], re.MULTILINE)) == set(inspect.signature(call).parameters)
+        assert set(inspect.signature(call).parameters) <= told, call.__name__
 
 
 def test_every_hook_is_told_with_its_signature() -> None:
@@ -77,7 +96,7 @@ def test_defaults_and_inherited_texts_are_right() -> None:
 
 
 def test_the_changes_begin_with_this_version_and_contract() -> None:
-    changes = FILE.with_name("changes.md").read_text(encoding="utf-8")
+    changes = (DOCS / "changes.md").read_text(encoding="utf-8")
     newest = re.search(r"^## (?:Unreleased: )?([\d.]+), contract ([\d.]+)$", changes, re.MULTILINE)
     assert newest is not None
     assert newest.groups() == (augury.__version__, augury.CONTRACT_VERSION)

@@ -1,8 +1,8 @@
-"""Writes docs/hooks.md from the hooks' specifications and the docstrings of what they are given.
+"""Writes docs/hooks.md from the hooks' specifications and the docstrings of what they are given, and docs/python.md
+from those of what Python users call.
 
-`python docs/hooks.py`, or `make docs`.
-
-tests/core/test_hooks_page.py compares the file with what this makes of them, so they cannot drift.
+`python docs/reference.py`, or `make docs`. tests/core/test_reference.py compares the files with what this makes of
+them, so they cannot drift.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from typing import Any
 
 import augury
 from augury import hookspecs
+from augury.experiment.table import Comparison, Row
+from augury.measures import Measures
+from augury.training.rehearsal import Rehearsal
+from augury.training.result import Costs
 
-FILE = Path(__file__).with_suffix(".md")
-HEAD = f"""# The hooks
+DOCS = Path(__file__).parent
+HOOKS = f"""# The hooks
 
 Written from the specifications in `augury/hookspecs.py` and the docstrings of what they name, by `make docs`; a test
 keeps it so. Do not edit it by hand. This is contract {augury.CONTRACT_VERSION} (`augury.CONTRACT_VERSION`).
@@ -42,6 +46,22 @@ PARTS = {
     augury.Frozen: "self.freeze(network)",
 }
 """What the hooks are given and what a method is, with the expression by which a hook has it."""
+PYTHON = """# In Python
+
+Written from docstrings by `make docs`; a test keeps it so. Do not edit it by hand. `import augury` costs nothing: each
+of these is imported on first use.
+
+Runs, comparisons and evaluations are the commands of the same names, with typed results. A composition is what a loop
+of one's own works with: [own-loop.md](own-loop.md), [lightning.md](lightning.md). What a method's hooks are given is in
+[hooks.md](hooks.md). Settings are those of [settings.md](settings.md).
+"""
+CALLS = {
+    "Runs": (augury.train, augury.resume, augury.rehearse, augury.Result, Costs, Measures, Rehearsal),
+    "Comparisons and evaluations": (augury.compare, Comparison, Row, augury.evaluate),
+    "A loop of one's own": (augury.compose, augury.Composition, augury.forward, augury.Host),
+    "Which methods may run": (augury.Register,),
+    "Errors": (augury.AuguryError, augury.UsageError, augury.MethodError),
+}
 SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Class attributes):\n")
 ITEM = re.compile(r"^([\w, ]+): (.*)$", re.DOTALL)
 
@@ -53,9 +73,31 @@ class _Bare(str):
         return str(self)
 
 
-def render() -> str:
-    """The whole file, Markdown."""
-    parts = [HEAD, _overview()]
+def pages() -> dict[str, str]:
+    """The text of each file, Markdown, by its name."""
+    return {"hooks.md": _hooks(), "python.md": _python()}
+
+
+def _python() -> str:
+    parts = [PYTHON]
+    for title, things in CALLS.items():
+        parts.append(f"## {title}\n")
+        for thing in things:
+            told = _class(thing) if isinstance(thing, type) else f"```python\n{_long(thing)}\n```\n\n{_text(thing)}"
+            parts.append(f"### {thing.__name__}\n\n{told}\n")
+    return "\n".join(parts)
+
+
+def _long(function: Callable[..., Any]) -> str:
+    """A signature with a parameter a line."""
+    name, _, rest = signature(function).partition("(")
+    inside, _, returned = rest.rpartition(") -> ")
+    parameters = re.split(r", (?=\*|\w+:)", inside)
+    return f"{name}(\n    " + ",\n    ".join(parameters) + f",\n) -> {returned}"
+
+
+def _hooks() -> str:
+    parts = [HOOKS, _overview()]
     for name in hookspecs.HOOKS:
         parts.append(f"## {name}\n\n{_hook(name)}\n")
     parts += [f"## {cls.__name__}\n\n`{place}`: {_class(cls)}\n" for cls, place in PARTS.items()]
@@ -157,4 +199,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(render(), encoding="utf-8")
+    for file, text in pages().items():
+        (DOCS / file).write_text(text, encoding="utf-8")
