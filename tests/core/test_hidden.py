@@ -25,7 +25,7 @@ class Network(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(inputs, 5), nn.Linear(5, 5)
         self.act = nn.Tanh()
-        self.pair = Pair()
+        self.pair, self.swapped, self.unused = Pair(), Swapped(), nn.Identity()
         self.fc = nn.Linear(5, classes)
         self.num_features = 5
 
@@ -35,6 +35,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.act(self.first(images.flatten(1)))
         hidden, _ = self.pair(hidden)
+        hidden = self.swapped(hidden)[0]
         return self.fc(self.act(self.second(hidden)))
 
 
@@ -62,6 +63,13 @@ class Inside(augury.Method):
         batch.mix_hidden(
             self.options.layer, lambda h: (1 - share) * h + share * h[other], torch.stack([own, other], 1), shares
         )
+
+
+class Swapped(nn.Module):
+    """Makes tokens first, rows second."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[None].expand(3, -1, -1)
 
 
 class InsideToo(Inside):
@@ -150,9 +158,17 @@ def test_activations_keep_their_type_under_autocast() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("frist", "the network has no layer `frist` to mix at. At its top: first, second, act, pair, fc."),
+        (
+            "frist",
+            "the network has no layer `frist` to mix at. At its top: first, second, act, pair, swapped, unused, fc.",
+        ),
         ("", "the network has no layer `` to mix at."),
         ("act", "layer `act` is called 2 times in a pass. Mix at one that is called once."),
+        (
+            "unused",
+            "layer `unused` was not called in the forward pass, or not where it can be seen: a compiled network",
+        ),
+        ("swapped", "layer `swapped` makes a tensor of shape (3, 6, 5) of 6 rows; only what has the rows first can be"),
         ("pair", "layer `pair` makes a tuple; only rows of a tensor can be mixed. Name another."),
     ],
 )
@@ -164,6 +180,37 @@ def test_layers_that_cannot_be_mixed_are_refused(layer: str, message: str) -> No
         augury.forward(net, batch)
     assert str(refused.value).startswith(message)
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_mixing_keeps_the_shape() -> None:
+    net, batch = network(), batch_of(augury.compose([], num_classes=CLASSES))
+    own = torch.arange(N)
+    batch.mix_hidden("first", lambda hidden: hidden[:2], torch.stack([own, own], 1), torch.full((N, 2), 0.5))
+    with pytest.raises(augury.UsageError, match=r"layer `first`: mixing made a tensor of shape \(2, 5\) of \(6, 5\)"):
+        augury.forward(net, batch)
+
+
+def test_wrapped_and_compiled_networks_are_seen_through() -> None:
+    net = network()
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = net
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.module(images)
+
+    compiled = Wrapper()
+    compiled._orig_mod = net
+    outputs = []
+    for given in (net, Wrapper(), compiled):
+        methods = augury.compose([Inside], num_classes=CLASSES)
+        batch = batch_of(methods)
+        methods.augment_batch(batch)
+        outputs.append(augury.forward(given, batch, net.fc).logits)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
 
 
 def test_an_output_made_without_the_mixing_is_refused() -> None:

@@ -13,6 +13,7 @@ from tests.core.small_runs import StopsAfter, assert_same_run, interrupted, smal
 
 import augury
 from augury.progress import Bars
+from augury.training.plan import make_plan
 from augury.training.trainer import Trainer
 from augury.training.watch import Interrupted, Silent
 
@@ -82,11 +83,10 @@ def test_a_class_trains_without_package_or_register_and_goes_on(tmp_path: Path) 
     reporter = StopsAfter(3)
     register = augury.Register.load().offering("brighter", Brighter)
     config = small(("brighter", {"scale": 0.5}), ("dcutmix", {"k": 2}))
-    from augury.training.plan import make_plan
-
     reporter.trainer = Trainer(make_plan(config, register), reporter=reporter)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as stopped:
         reporter.trainer.run(broken)
+    assert str(stopped.value).endswith(f"Go on with: augury.resume({str(broken)!r}, methods=[Brighter])")
     with pytest.raises(augury.UsageError) as refused:
         augury.resume(broken, progress=False)
     assert str(refused.value) == (
@@ -117,6 +117,8 @@ def test_a_recipe_is_changed_by_settings_one_by_one(tmp_path: Path) -> None:
     assert result.epochs == 1
     assert [config["optim"][key] for key in ("epochs", "batch_size", "lr")] == [1, 20, 0.02]
     assert config["methods"] == [{"name": "isda", "options": {"lambda_0": 0.75}}]
+    kept = augury.rehearse(recipe=recipe, settings={"optim": {}, "optim.batch_size": 20})
+    assert kept.epochs == 1, "an empty section changes nothing"
     found = augury.rehearse([], recipe="isda/digits", dataset="digits", settings={"optim.batch_size": 50})
     assert (found.methods, found.batch_size) == ([], 50)
 
@@ -132,6 +134,11 @@ def test_a_rehearsal_tells_what_a_run_will_be(tmp_path: Path, monkeypatch: pytes
     ("methods", "given", "message"),
     [
         ("isda", {}, "methods must be a list, got 'isda'. Write ['isda']."),
+        ({"isda": {"lambda_0": 0.9}}, {}, "methods must be a list, got a dict. Write [('isda', {'lambda_0': 0.9})]."),
+        (Brighter, {}, "methods must be a list, got Brighter. Write [Brighter]."),
+        (5, {}, "methods must be a list, got 5. Write [5]."),
+        ([], {"settings": ["optim.epochs=3"]}, "settings must be a dict or a RunConfig, got ['optim.epochs=3']."),
+        ([], {"settings": {"optim": 3}}, "settings: key `optim` must be"),
         ([3], {}, "a method of a run must be a name, a class, or one of them with options, got 3. "),
         (["isdaa"], {}, "unknown method `isdaa`. Installed and listed: agmax, dcutmix, isda, resmooth. Did you mean"),
         ([int], {}, "int: <class 'int'> is no method: it must be a subclass of augury.Method."),
@@ -203,14 +210,56 @@ def test_every_sitting_remembers_the_earlier_ones(tmp_path: Path) -> None:
     interrupted(config, folder, 3)
     changed(folder, methods={"isda": "augury-isda 0.0.9"})
     stops = StopsAfter(3)
-    from augury.training.plan import make_plan
-
     stops.trainer = Trainer(make_plan(config), reporter=stops)
     with pytest.raises(Interrupted):
         stops.trainer.run(folder, resume=True)
     result = augury.resume(folder, progress=False)
     assert sum("had augury-isda 0.0.9" in line for line in result.notes) == 1
     assert len(environment(folder)["earlier"]) == 1
+
+
+class Wider(Brighter):
+    """The same with another state."""
+
+    def __init__(self, options: Any, spec: augury.Spec) -> None:
+        super().__init__(options, spec)
+        self.register_buffer("count", torch.zeros(2))
+
+
+def test_state_that_does_not_fit_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    reporter = StopsAfter(3)
+    register = augury.Register.load().offering("brighter", Brighter)
+    reporter.trainer = Trainer(make_plan(small("brighter"), register), reporter=reporter)
+    with pytest.raises(Interrupted):
+        reporter.trainer.run(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    wider = augury.Register.load().offering("brighter", Wider)
+    with pytest.raises(augury.UsageError) as refused:
+        augury.resume(folder, register=wider, progress=False)
+    first, *changes = str(refused.value).splitlines()
+    assert first.startswith("what the checkpoint holds of the methods does not fit them: ")
+    assert "size mismatch for methods.brighter.count" in first
+    assert first.endswith("Install the version of the method's package that the run began with, or start the run anew.")
+    assert changes == [
+        f"brighter: the run went on with class {__name__}.Wider, and had class {__name__}.Brighter until then. "
+        "It may end otherwise than one without a break."
+    ]
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert augury.resume(folder, methods=[Brighter], progress=False).notes == []
+
+
+def test_another_machine_is_remembered_without_a_line(tmp_path: Path) -> None:
+    config, folder = small(optim={"epochs": 1}), tmp_path / "run"
+    interrupted(config, folder, 2)
+    changed(folder, hardware={"processor": "another"})
+    assert augury.resume(folder, progress=False).notes == []
+    assert [then["hardware"]["processor"] for then in environment(folder)["earlier"]] == ["another"]
+
+
+def test_progress_is_no_word(tmp_path: Path) -> None:
+    with pytest.raises(augury.UsageError, match="progress must be True, False or a reporter, got 'yes'"):
+        augury.resume(tmp_path, progress="yes")
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"methods": 3, "earlier": "x"}', "\udcff"])

@@ -6,66 +6,16 @@ row is mixed from, A features, ch x H x W pixels.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from augury.errors import UsageError
+from augury.hidden import HiddenMix
 
 PIPELINES = ("base", "augmented")
-
-
-@dataclass
-class HiddenMix:
-    """A mixing of rows that is due inside the network.
-
-    Attributes:
-        layer: name of the module at whose output rows are mixed, as `network.named_modules()` has it.
-        mix: that output, M x ..., -> the same of the mixed rows.
-        done: whether a forward pass has mixed.
-    """
-
-    layer: str
-    mix: Callable[[Tensor], Tensor]
-    done: bool = False
-
-    @contextlib.contextmanager
-    def applied(self, network: nn.Module) -> Iterator[None]:
-        """While this is open, a forward pass of `network` mixes: one pass, in which the layer is called once.
-
-        Raises:
-            UsageError: there is no such layer, it is called otherwise, or its output is no tensor.
-        """
-        names = dict(network.named_modules())
-        if self.layer not in names or not self.layer:
-            top = ", ".join(name for name, _ in network.named_children())
-            raise UsageError(f"the network has no layer `{self.layer}` to mix at. At its top: {top}.")
-        outputs: list[Tensor] = []
-
-        def change(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if not isinstance(output, Tensor):
-                made = type(output).__name__
-                raise UsageError(
-                    f"layer `{self.layer}` makes a {made}; only rows of a tensor can be mixed. Name another."
-                )
-            outputs.append(output)
-            # Shares are float32, and under autocast the next layer expects what this one made.
-            return self.mix(output).to(output.dtype)
-
-        handle = names[self.layer].register_forward_hook(change)
-        try:
-            yield
-        finally:
-            handle.remove()
-        if len(outputs) != 1:
-            raise UsageError(
-                f"layer `{self.layer}` is called {len(outputs)} times in a pass. Mix at one that is called once."
-            )
-        self.done = True
 
 
 @dataclass
@@ -208,7 +158,7 @@ class Batch:
             ValueError: rows are to be mixed inside the network already.
         """
         self.mix(self.images, sources, shares)
-        self.hidden = HiddenMix(layer, mix)
+        self.hidden = HiddenMix(layer, mix, len(self))
 
     def take(self, images: Tensor) -> None:
         """Keep some of the images, in place: their rows in every view. All processes must keep equally many.

@@ -34,9 +34,11 @@ def choose(methods: Iterable[MethodLike], register: Register | None = None) -> t
 
     Returns:
         what could be used, and a line for each thing that could not.
+
+    Raises:
+        UsageError: `methods` is no list.
     """
-    if isinstance(methods, str):
-        return [], [f"methods must be a list, got {methods!r}. Write [{methods!r}]."]
+    refuse_no_list(methods)
     chosen: list[Chosen] = []
     problems: list[str] = []
     for method in methods:
@@ -56,6 +58,16 @@ def choose(methods: Iterable[MethodLike], register: Register | None = None) -> t
         except UsageError as error:
             problems += str(error).splitlines()
     return chosen, problems
+
+
+def refuse_no_list(methods: object) -> None:
+    """Raises: UsageError where one method stands for a list of them, or a dict, whose options would be lost."""
+    if isinstance(methods, Mapping):
+        pairs = ", ".join(f"({name!r}, {options!r})" for name, options in methods.items())
+        raise UsageError(f"methods must be a list, got a dict. Write [{pairs}].")
+    if isinstance(methods, str | type) or not isinstance(methods, Iterable):
+        told = methods.__name__ if isinstance(methods, type) else repr(methods)
+        raise UsageError(f"methods must be a list, got {told}. Write [{told}].")
 
 
 def own_name(cls: type) -> str:

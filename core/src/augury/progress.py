@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from augury.errors import UsageError
 from augury.training.watch import Reporter, Silent
 
 
@@ -12,6 +13,8 @@ def reporter_of(progress: bool | Reporter) -> Reporter:
     """Bars, nobody, or who is given."""
     if isinstance(progress, bool):
         return Bars() if progress else Silent()
+    if not hasattr(progress, "note"):
+        raise UsageError(f"progress must be True, False or a reporter, got {progress!r}.")
     return progress
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from augury.choice import own_name
+from augury.choice import own_name, refuse_no_list
 from augury.config import RunConfig, assign, parse_method, read_config, read_recipe
 from augury.errors import UsageError
 from augury.method import Method
@@ -44,7 +44,7 @@ def train(
             must be given to `resume` too.
         dataset, model: as `--dataset` and `--model`.
         settings: what else differs from the defaults, or from the recipe: nested, as in a recipe, or with dotted keys
-            ({"optim.epochs": 5}); or all settings as a `RunConfig`.
+            ({"optim.epochs": 5}), the last one counting; or all settings as a `RunConfig`.
         recipe: the name of a recipe, or a TOML file.
         folder: the run folder; it must not exist.
         register: what method names mean; the built-in and the user's register when None.
@@ -79,6 +79,7 @@ def resume(
     Raises:
         UsageError: no run folder, a damaged one, or a method that is not to be had.
     """
+    refuse_no_list(methods)
     for cls in methods:
         register = (register or Register.load()).offering(own_name(cls), cls)
     return trainer.resume(Path(folder), register=register, reporter=reporter_of(progress))
@@ -121,6 +122,10 @@ def settings_of(
     if isinstance(settings, RunConfig):
         values = settings.model_dump()
     else:
+        if not isinstance(settings or {}, Mapping):
+            raise UsageError(
+                f"settings must be a dict or a RunConfig, got {settings!r}. Write {{'optim.epochs': 5}}, say."
+            )
         for path, value in _flat(settings or {}):
             assign(values, path, value)
     if dataset is not None:
@@ -133,7 +138,7 @@ def settings_of(
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
     """The settings by dotted keys, so that a section changes what it names and nothing beside it."""
     for key, value in settings.items():
-        if isinstance(value, Mapping) and value and f"{above}{key}" not in ("model.kwargs",):
+        if isinstance(value, Mapping) and f"{above}{key}" != "model.kwargs":
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
@@ -149,10 +154,9 @@ def _config(
 ) -> tuple[RunConfig, Register | None]:
     """The settings of a run, and the register that knows its methods."""
     values = settings_of(dataset, model, settings, recipe, register)
-    if isinstance(methods, str):
-        raise UsageError(f"methods must be a list, got {methods!r}. Write [{methods!r}].")
     if methods is not None:
         named = []
+        refuse_no_list(methods)
         for method in methods:
             name, options, cls = _method(method)
             named.append({"name": name, "options": dict(options)})

@@ -102,4 +102,7 @@ def _default_at(model: type[BaseModel], path: tuple[Any, ...]) -> Any:
     """The default of the field that `path` leads to, None where it has none."""
     parent = _model_at(model, path[:-1])
     field = parent.model_fields.get(path[-1]) if parent and path else None
-    return None if field is None or field.is_required() or field.default_factory is not None else field.default
+    if field is None or field.is_required() or field.default_factory is not None:
+        return None
+    # A whole section is no value to type.
+    return None if isinstance(field.default, BaseModel) else field.default

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -180,3 +181,12 @@ def test_a_network_that_does_not_tell_its_stages_needs_its_layers_named() -> Non
     methods = methods_of(network, layers=("1",))
     methods.augment_batch(batch := batch_of(methods))
     assert augury.forward(network, batch, network[1]).logits.shape == (ROWS, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["coat_lite_tiny", "hrnet_w18_small"])
+def test_stages_that_cannot_be_mixed_are_refused_before_training(name: str) -> None:
+    """A stage that makes a list, or that is never called: timm tells such ones too."""
+    size = timm.get_pretrained_cfg(name).input_size
+    spec = augury.Spec(10, image_size=size, build_network=lambda: timm.create_model(name, num_classes=10))
+    with pytest.raises(augury.UsageError, match=r"^manifold_mixup: layer `.*Set the option `layers`\.$"):
+        ManifoldMixup.check(ManifoldMixup.Options(), spec)

@@ -154,6 +154,7 @@ def forward(
     if batch.hidden is None:
         return (plain or features_and_logits)(network, batch.images, classifier)
     # Never compiled: a compiled pass does not see the hooks of one batch.
+    network = getattr(network, "_orig_mod", network)
     with batch.hidden.applied(network):
         return features_and_logits(network, batch.images, classifier)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -22,6 +24,8 @@ from augury.training.plan import Plan
 ENVIRONMENT = "environment.json"
 _CLASS = "class"
 """Stands before the name of a method's class that no package offers."""
+_MACHINE = ("device", "processor")
+"""What tells one machine from another."""
 
 
 def environment(plan: Plan, device: torch.device, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -39,14 +43,19 @@ def environment(plan: Plan, device: torch.device, before: Mapping[str, Any] | No
     if not before:
         return now
     then = {key: before.get(key, {}) for key in now}
-    earlier = [*before.get("earlier", []), *([then] if _others(then, now) else [])]
+    other = _others(then, now) or any(then["hardware"].get(key) != now["hardware"][key] for key in _MACHINE)
+    earlier = [*before.get("earlier", []), *([then] if other else [])]
     return {**now, "earlier": earlier} if earlier else now
 
 
 def _origin(name: str, cls: type[Method]) -> str:
     """The package that offers a method; the class, where none does."""
     for point in entry_points(group=GROUP, name=name):
-        if point.dist is not None and point.module.partition(".")[0] == cls.__module__.partition(".")[0]:
+        # Its module has been imported if the class came from it; nothing is imported to find out.
+        offered = functools.reduce(
+            lambda thing, part: getattr(thing, part, None), point.attr.split("."), sys.modules.get(point.module)
+        )
+        if point.dist is not None and id(offered) == id(cls):
             return f"{point.dist.name} {point.dist.version}"
     return f"{_CLASS} {cls.__module__}.{cls.__qualname__}"
 
@@ -100,11 +109,8 @@ def refuse_lost_classes(folder: Path, config: RunConfig, register: Register | No
     Raises:
         UsageError: it was not given again.
     """
-    origins = read_environment(folder).get("methods", {})
-    wanted = {m.name: str(origins.get(m.name, "")) for m in config.methods}
-    lost = {
-        name: origin.removeprefix(f"{_CLASS} ") for name, origin in wanted.items() if origin.startswith(f"{_CLASS} ")
-    }
+    wanted = {m.name for m in config.methods}
+    lost = {name: origin for name, origin in _classes(read_environment(folder)).items() if name in wanted}
     if not lost:
         return
     known = {found.name for found in (register or Register.load()).methods()}
@@ -112,5 +118,21 @@ def refuse_lost_classes(folder: Path, config: RunConfig, register: Register | No
         if name not in known:
             raise UsageError(
                 f"{folder}: its method `{name}` is a class that was given in Python, {origin}, and no package offers "
-                f"it. Go on in Python: augury.resume({str(folder)!r}, methods=[{origin.rpartition('.')[2]}])."
+                f"it. Go on in Python: {how_to_resume(folder, read_environment(folder))}."
             )
+
+
+def how_to_resume(folder: Path, environment: Mapping[str, Any]) -> str:
+    """The command with which a run goes on; from Python, where it has methods that were given there as classes."""
+    classes = [origin.rpartition(".")[2] for origin in _classes(environment).values()]
+    if not classes:
+        return f"augury resume {folder}"
+    return f"augury.resume({str(folder)!r}, methods=[{', '.join(classes)}])"
+
+
+def _classes(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The methods that are classes which no package offers: module and name of each."""
+    origins = {name: str(origin) for name, origin in environment.get("methods", {}).items()}
+    return {
+        name: origin.removeprefix(f"{_CLASS} ") for name, origin in origins.items() if origin.startswith(f"{_CLASS} ")
+    }

@@ -18,6 +18,7 @@ from augury.batch import Batch
 from augury.composition import Composition
 from augury.config import RunConfig
 from augury.data.loader import Loader
+from augury.errors import UsageError
 from augury.training.labels import LabelPolicy
 from augury.training.optimisation import Schedule, clipper, make_optimizer
 from augury.training.step import Step
@@ -234,12 +235,23 @@ class Loop:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken.
+
+        Raises:
+            UsageError: a method's state is of another form than the method has here.
+        """
         device = self.accelerator.device
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
-        self.methods.load_state_dict(state["methods"])
+        try:
+            self.methods.load_state_dict(state["methods"])
+        except RuntimeError as error:
+            told = " ".join(str(error).split()[:60])
+            raise UsageError(
+                f"what the checkpoint holds of the methods does not fit them: {told} Install the version of the "
+                "method's package that the run began with, or start the run anew."
+            ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None:

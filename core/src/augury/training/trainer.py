@@ -29,6 +29,7 @@ from augury.training.costs import Spent, forget_peak, peak_bytes
 from augury.training.environment import (
     ENVIRONMENT,
     environment,
+    how_to_resume,
     read_environment,
     refuse_lost_classes,
     version_changes,
@@ -64,14 +65,14 @@ class Trainer(Built):
             keep_subset(self.config.data, folder)
         device = self.accelerator.device
         made_with = environment(self.plan, device, read_environment(folder) if resume else None)
+        state = load_checkpoint(folder) if resume else None
+        if state:
+            self._restore(state["loop"], version_changes(made_with))
         _write_json(folder / ENVIRONMENT, made_with)
-        for line in version_changes(made_with):
-            self.note(line)
         if not resume:
             # Last, since this is what makes the folder a run's.
             save_config(self.config, folder / CONFIG)
         forget_peak(device)
-        state = load_checkpoint(folder) if resume else None
         self._best: dict[str, Any] = state["best"] if state else {"epoch": 0, "top1": -1.0}
         before = Spent(**state["spent"]) if state else Spent()
         self._stage = before.stage_seconds, before.stage_passes
@@ -86,9 +87,7 @@ class Trainer(Built):
             self.recorder = Recorder(folder, self.config, epochs_done=state["loop"]["epoch"] if state else 0)
         try:
             with self.stop:
-                if state:
-                    self.loop.restore(state["loop"])
-                else:
+                if state is None:
                     begun_at = time.perf_counter()
                     self.methods.pre_train_stage()
                     if any("pre_train_stage" in hook_implementations(c.cls) for c in self.plan.chosen):
@@ -104,10 +103,20 @@ class Trainer(Built):
                 self.note(f"stopped after epoch {done}: {self.config.train.patience} epochs without a better accuracy.")
             return self._finish()
         except Interrupted:
-            raise Interrupted(f"interrupted; what was done is kept. Go on with: augury resume {folder}") from None
+            how = how_to_resume(folder, made_with)
+            raise Interrupted(f"interrupted; what was done is kept. Go on with: {how}") from None
         finally:
             if self.recorder is not None:
                 self.recorder.close()
+
+    def _restore(self, state: dict[str, Any], changes: list[str]) -> None:
+        """Go on where a checkpoint was taken, and say what has changed since."""
+        try:
+            self.loop.restore(state)
+        except UsageError as error:
+            raise UsageError("\n".join([*str(error).splitlines(), *changes])) from error
+        for line in changes:
+            self.note(line)
 
     @property
     def chooses(self) -> str:

@@ -54,7 +54,7 @@ def first_stages(network: nn.Module, count: int = 2) -> list[str]:
     told = getattr(network, "feature_info", None) or []
     modules = dict(network.named_modules())
     names = [str(stage["module"]) for stage in getattr(told, "info", told)]
-    return [name for name in names if name in modules and _is_stage(name, modules[name])][:count]
+    return [name for name in names if name and name in modules and _is_stage(name, modules[name])][:count]
 
 
 def _is_stage(name: str, module: nn.Module) -> bool:

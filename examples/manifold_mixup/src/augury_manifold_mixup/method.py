@@ -55,16 +55,20 @@ class ManifoldMixup(augury.Method):
 
     @classmethod
     def check(cls, options: Options, spec: augury.Spec) -> None:
-        """Refuse layers that the network does not have, before it is built.
+        """Refuse layers that the network does not have, or at which rows cannot be mixed, before it is built.
 
         Raises:
             UsageError: which ones, and which there are.
         """
         if spec.build_network is None:
             return
+        # Nothing is computed there, but every layer is called, and says what shape it makes.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            network = spec.build_network()
-        eligible_layers(options, network)
+            network = spec.build_network().eval()
+            layers = [layer for layer in eligible_layers(options, network) if layer != INPUT]
+            if spec.image_size is not None:
+                for layer in layers:
+                    _try(layer, network, spec.image_size)
 
     @augury.hookimpl
     def augment_batch(self, batch: augury.Batch, run: augury.Run) -> None:
@@ -82,6 +86,17 @@ class ManifoldMixup(augury.Method):
             batch.mix(mix(batch.images), sources, shares)
         else:
             batch.mix_hidden(layer, mix, sources, shares)
+
+
+def _try(layer: str, network: nn.Module, image_size: tuple[int, int, int]) -> None:
+    """Refuse a layer at whose output rows cannot be mixed."""
+    batch = augury.Batch.of(torch.empty(3, *image_size), torch.zeros(3))
+    own = torch.arange(3)
+    batch.mix_hidden(layer, lambda hidden: hidden, torch.stack([own, own], 1), torch.full((3, 2), 0.5))
+    try:
+        augury.forward(network, batch)
+    except augury.UsageError as error:
+        raise augury.UsageError(f"manifold_mixup: {error} Set the option `layers`.") from None
 
 
 def eligible_layers(options: ManifoldMixup.Options, network: nn.Module) -> tuple[str, ...]:
