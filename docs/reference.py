@@ -60,7 +60,7 @@ CALLS = {
     "Comparisons and evaluations": (augury.compare, Comparison, Row, augury.evaluate),
     "A loop of one's own": (augury.compose, augury.Composition, augury.forward, augury.Host),
     "Which methods may run": (augury.Register,),
-    "Errors": (augury.AuguryError, augury.UsageError, augury.MethodError),
+    "Errors": (augury.AuguryError, augury.UsageError, augury.MethodError, augury.Interrupted),
 }
 SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Class attributes):\n")
 ITEM = re.compile(r"^([\w, ]+): (.*)$", re.DOTALL)

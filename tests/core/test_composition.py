@@ -365,3 +365,103 @@ def test_a_hook_that_is_not_marked_and_a_bare_name_are_refused() -> None:
         augury.compose([Unmarked], num_classes=3)
     with pytest.raises(augury.UsageError, match="methods must be a list, got 'isda'"):
         augury.compose("isda", num_classes=3)
+
+
+# What methods get wrong is told with their name and their line.
+
+
+class Shrinks(augury.Method):
+    """Leaves images out, and nothing else of their rows."""
+
+    @augury.hookimpl
+    def augment_batch(self, batch: augury.Batch) -> None:
+        batch.images = batch.images[:2]
+
+
+class Flat(augury.Method):
+    """Mixes with shares of another shape."""
+
+    mixes = True
+
+    @augury.hookimpl
+    def augment_batch(self, batch: augury.Batch) -> None:
+        own = torch.arange(len(batch))
+        batch.mix(batch.images, torch.stack([own, own.flip(0)], 1), torch.full((len(batch),), 0.5))
+
+
+class Bare(augury.Method):
+    """Forgets the base class."""
+
+    def __init__(self, options: Any, spec: augury.Spec) -> None:
+        self.scale = 1.0
+
+    @augury.hookimpl
+    def augment_batch(self) -> None:
+        pass
+
+
+class Sets(augury.Method):
+    """Sets conditional logits."""
+
+    @augury.hookimpl(wrapper=True)
+    def compute_loss(self, output: augury.ModelOutput) -> Any:
+        output.class_logits = 2 * output.logits[:, None]
+        return (yield)
+
+
+class Tempers(augury.Method):
+    """Changes the logits, and the conditional ones too where asked to."""
+
+    class Options(augury.Options):
+        both: bool = False
+
+    @augury.hookimpl(wrapper=True)
+    def compute_loss(self, output: augury.ModelOutput) -> Any:
+        output.logits = output.logits / 3
+        if self.options.both and output.class_logits is not None:
+            output.class_logits = output.class_logits / 3
+        return (yield)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            Shrinks,
+            "shrinks: `augment_batch` raised ValueError: the batch's fields have other numbers of rows: images 2, "
+            "labels 4, weights 4, smoothing 4, row_weights 4, pipeline 4, indices 4. Leave rows out by batch.take.",
+        ),
+        (
+            Flat,
+            "flat: `augment_batch` raised ValueError: batch.mix takes sources and shares of one shape, M x S with M = 4"
+            ", and images of M rows; got (4, 2), (4,) and (4, 1, 2, 2). (test_composition.py:",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit_are_told(method: type[augury.Method], message: str) -> None:
+    methods = augury.compose([method], num_classes=3)
+    with pytest.raises(augury.MethodError) as refused:
+        methods.augment_batch(methods.batch(torch.zeros(4, 1, 2, 2), torch.zeros(4)))
+    assert str(refused.value).startswith(message)
+
+
+def test_a_forgotten_base_class_is_told() -> None:
+    with pytest.raises(
+        augury.MethodError, match=r"^bare: its `__init__` must begin with super\(\)\.__init__\(options, "
+    ):
+        augury.compose([Bare], num_classes=3)
+
+
+def test_logits_changed_where_the_criterion_does_not_look_are_refused() -> None:
+    output = augury.ModelOutput(torch.zeros(4, 2), torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    losses = []
+    for composition in ([Sets, (Tempers, {"both": True})], [Tempers, Sets]):
+        methods = augury.compose(composition, num_classes=3)
+        batch = methods.batch(torch.zeros(4, 1, 2, 2), torch.zeros(4))
+        losses.append(methods.compute_loss(batch, output))
+    torch.testing.assert_close(losses[0], losses[1])
+    methods = augury.compose([Sets, Tempers], num_classes=3)
+    with pytest.raises(
+        augury.MethodError, match=r"^tempers: `compute_loss` changed `output.logits`.*Name tempers before"
+    ):
+        methods.compute_loss(methods.batch(torch.zeros(4, 1, 2, 2), torch.zeros(4)), output)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from augury.runs import resume as resume
     from augury.runs import train as train
     from augury.training.result import Result as Result
+    from augury.training.watch import Interrupted as Interrupted
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ _HOME = {
     "Host": "run",
     "Run": "run",
     "Result": "training.result",
+    "Interrupted": "training.watch",
     "rehearse": "runs",
     "resume": "runs",
     "train": "runs",

@@ -134,9 +134,14 @@ class Batch:
             shares: M x S float32, the share of each source; they sum to 1 over S.
 
         Raises:
-            ValueError: rows are to be mixed inside the network, which comes after everything that is mixed before it.
+            ValueError: shapes that do not fit, or rows are to be mixed inside the network already, which comes last.
         """
         self._refuse_hidden("mix")
+        if sources.ndim != 2 or sources.shape != shares.shape or not len(sources) == len(images) == len(self):
+            raise ValueError(
+                f"batch.mix takes sources and shares of one shape, M x S with M = {len(self)}, and images of M rows; "
+                f"got {tuple(sources.shape)}, {tuple(shares.shape)} and {tuple(images.shape)}."
+            )
         self.weights = (shares[:, :, None] * self.weights[sources]).flatten(1)
         self.labels = self.labels[sources].flatten(1)
         self.smoothing = self.smoothing[sources].flatten(1)
@@ -177,6 +182,13 @@ class Batch:
         for f in dataclasses.fields(self):
             if f.name not in _PLAIN:
                 setattr(self, f.name, getattr(self, f.name)[rows])
+
+    def check_rows(self) -> None:
+        """Raises: ValueError where the fields do not have equally many rows."""
+        rows = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in _PLAIN}
+        if len(set(rows.values())) > 1:
+            told = ", ".join(f"{name} {count}" for name, count in rows.items())
+            raise ValueError(f"the batch's fields have other numbers of rows: {told}. Leave rows out by batch.take.")
 
     def _refuse_hidden(self, call: str) -> None:
         if self.hidden is not None:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
-import pluggy
 import torch
 from torch import Tensor, nn
 
-from augury import hookspecs
+from augury.adapters import named, plugin_manager
 from augury.batch import PIPELINES, Batch, ModelOutput
 from augury.choice import Chosen, MethodLike, check, choose
-from augury.criterion import Criterion
 from augury.distributed import Ranks
 from augury.errors import AuguryError, MethodError, UsageError, refuse_all
-from augury.method import CRITERION, Frozen, Method, Spec, hook_implementations
+from augury.method import Frozen, Method, Spec
 from augury.randomness import derive
 from augury.registry import Register
-from augury.run import Host, Run, RunState
+from augury.run import Host, RunState
 
 
 def compose(
@@ -106,7 +101,7 @@ class Composition(nn.Module):
         self._ranks_given = ranks is not None
         self.methods = nn.ModuleDict({c.name: _make(c, spec, seed) for c in chosen})
         self.to(self.run.device)
-        self._manager = _manager(self._members(), self.run)
+        self._manager = plugin_manager(self._members(), self.run)
 
     def __getitem__(self, name: str) -> Method:
         """The method of that name."""
@@ -272,100 +267,11 @@ def _make(chosen: Chosen, spec: Spec, seed: int) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, chosen.name, "init"))
         try:
-            return chosen.cls(chosen.options, spec)
+            made = chosen.cls(chosen.options, spec)
         except AuguryError:
             raise
         except Exception as error:
-            raise _named(error, chosen.name, "__init__") from error
-
-
-def _manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(Criterion(), CRITERION)
-    # pluggy calls the last registered first.
-    for name, method in reversed(list(members)):
-        manager.register(_bind(name, method, Run(state, name)), name)
-    manager.check_pending()
-    return manager
-
-
-def _bind(name: str, method: Method, run: Run) -> SimpleNamespace:
-    """The method's hook implementations as pluggy gets them: with what is the method's own, and errors that name it."""
-    adapters = {}
-    for hook, mark in hook_implementations(type(method)).items():
-        implementation = getattr(method, hook)
-        adapt = _wrapper if mark["wrapper"] else _plain
-        adapters[hook] = adapt(implementation, name, hook, run)
-    return SimpleNamespace(**adapters)
-
-
-def _own_arguments(implementation: Callable[..., Any], run: Run) -> Callable[[tuple[Any, ...]], list[Any]]:
-    """What turns the arguments of all methods into this one's: its own `Run`, and a copy of the metrics."""
-    names = list(inspect.signature(implementation).parameters)
-
-    def replace(arguments: tuple[Any, ...]) -> list[Any]:
-        own: dict[str, Callable[[Any], Any]] = {"run": lambda _: run, "metrics": dict}
-        return [own[name](value) if name in own else value for name, value in zip(names, arguments, strict=True)]
-
-    return replace
-
-
-def _plain(implementation: Callable[..., Any], name: str, hook: str, run: Run) -> Callable[..., Any]:
-    own = _own_arguments(implementation, run)
-
-    @functools.wraps(implementation)
-    def call(*args: Any) -> Any:
-        try:
-            result = implementation(*own(args))
-            if hook == "post_epoch" and result is not None:
-                return {f"{name}/{key}": float(value) for key, value in result.items()}
-        except AuguryError:
-            raise
-        except Exception as error:
-            raise _named(error, name, hook) from error
-        return result
-
-    return call
-
-
-def _wrapper(implementation: Callable[..., Any], name: str, hook: str, run: Run) -> Callable[..., Any]:
-    """Drives the method's generator itself, to tell the method's errors from those of what it wraps."""
-    own = _own_arguments(implementation, run)
-
-    @functools.wraps(implementation)
-    def call(*args: Any) -> Any:
-        generator = implementation(*own(args))
-        inner: BaseException | None = None
-        try:
-            next(generator)
-        except StopIteration:
-            raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it never did.") from None
-        except AuguryError:
-            raise
-        except Exception as error:
-            raise _named(error, name, hook) from error
-        try:
-            received = yield
-        except BaseException as error:
-            inner = error
-        try:
-            generator.send(received) if inner is None else generator.throw(inner)
-        except StopIteration as end:
-            if hook == "compute_loss" and end.value is None:
-                raise MethodError(f"{name}: `{hook}` returned no loss. End it with `return loss`.") from None
-            return end.value
-        except AuguryError:
-            raise
-        except Exception as error:
-            if error is inner:
-                raise
-            raise _named(error, name, hook) from error
-        generator.close()
-        raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it yielded again.")
-
-    return call
-
-
-def _named(error: Exception, name: str, hook: str) -> MethodError:
-    return MethodError(f"{name}: `{hook}` raised {type(error).__name__}: {error}")
+            raise named(error, chosen.name, "__init__", chosen.cls) from error
+    if "_modules" not in vars(made):
+        raise MethodError(f"{chosen.name}: its `__init__` must begin with super().__init__(options, spec).")
+    return made

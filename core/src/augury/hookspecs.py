@@ -69,9 +69,11 @@ def compute_loss(batch: Batch, output: ModelOutput, run: Run) -> Tensor:
             loss = yield
             return loss + self.options.weight * output.features.square().mean()
 
-    It **changes what the criterion sees** as a wrapper that sets `output.class_logits` (or another field) and returns
-    what it yields. It **replaces the criterion** as a plain implementation; two of those in one composition are
-    refused. What it sums over the batch it sums over all processes: `run.ranks`.
+    It **changes what the criterion sees** as a wrapper that sets `output.logits` or `output.class_logits`, which the
+    criterion takes instead where they are set, and returns what it yields; behind a method that has set
+    `class_logits`, one that changes `logits` must change both. It **replaces the criterion** as a plain
+    implementation; two of those in one composition are refused. What it sums over the batch it sums over all
+    processes: `run.ranks`.
     """
 
 

@@ -145,7 +145,8 @@ class Run:
     @property
     def generator(self) -> torch.Generator:
         """This method's generator on the device; its draws depend on the run's seed, the method's name, the step and
-        the rank alone."""
+        the rank alone. It goes to torch.rand, randn, randint and randperm; torch.distributions takes none, and a
+        gamma of each row, of which Beta and Dirichlet are made, is torch._standard_gamma(a, generator=...)."""
         return self._draws.torch(self._state.draws_for, self._state.device)
 
     @property

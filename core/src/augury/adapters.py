@@ -1,0 +1,146 @@
+"""How pluggy calls the methods' hooks: in the user's order, each with what is its own, and with errors that name it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pluggy
+
+from augury import hookspecs
+from augury.batch import ModelOutput
+from augury.criterion import Criterion
+from augury.errors import AuguryError, MethodError
+from augury.method import CRITERION, Method, hook_implementations
+from augury.run import Run, RunState
+
+
+def plugin_manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.PluginManager:
+    """The methods' hooks, called in their order, and the criterion behind them."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(Criterion(), CRITERION)
+    # pluggy calls the last registered first.
+    for name, method in reversed(list(members)):
+        manager.register(_bind(name, method, Run(state, name)), name)
+    manager.check_pending()
+    return manager
+
+
+def _bind(name: str, method: Method, run: Run) -> SimpleNamespace:
+    """The method's hook implementations as pluggy gets them: with what is the method's own, and errors that name it."""
+    adapters = {}
+    for hook, mark in hook_implementations(type(method)).items():
+        implementation = getattr(method, hook)
+        adapt = _wrapper if mark["wrapper"] else _plain
+        adapters[hook] = adapt(implementation, name, hook, run, type(method))
+    return SimpleNamespace(**adapters)
+
+
+def _own_arguments(implementation: Callable[..., Any], run: Run) -> Callable[[tuple[Any, ...]], list[Any]]:
+    """What turns the arguments of all methods into this one's: its own `Run`, and a copy of the metrics."""
+    names = list(inspect.signature(implementation).parameters)
+
+    def replace(arguments: tuple[Any, ...]) -> list[Any]:
+        own: dict[str, Callable[[Any], Any]] = {"run": lambda _: run, "metrics": dict}
+        return [own[name](value) if name in own else value for name, value in zip(names, arguments, strict=True)]
+
+    return replace
+
+
+def _plain(
+    implementation: Callable[..., Any], name: str, hook: str, run: Run, kind: type[Method]
+) -> Callable[..., Any]:
+    own = _own_arguments(implementation, run)
+    batch_at = _place("batch", implementation) if hook == "augment_batch" else None
+
+    @functools.wraps(implementation)
+    def call(*args: Any) -> Any:
+        try:
+            result = implementation(*own(args))
+            if batch_at is not None:
+                args[batch_at].check_rows()
+            if hook == "post_epoch" and result is not None:
+                return {f"{name}/{key}": float(value) for key, value in result.items()}
+        except AuguryError:
+            raise
+        except Exception as error:
+            raise named(error, name, hook, kind) from error
+        return result
+
+    return call
+
+
+def _wrapper(
+    implementation: Callable[..., Any], name: str, hook: str, run: Run, kind: type[Method]
+) -> Callable[..., Any]:
+    """Drives the method's generator itself, to tell the method's errors from those of what it wraps."""
+    own = _own_arguments(implementation, run)
+    output_at = _place("output", implementation) if hook == "compute_loss" else None
+
+    @functools.wraps(implementation)
+    def call(*args: Any) -> Any:
+        generator = implementation(*own(args))
+        inner: BaseException | None = None
+        output = None if output_at is None else args[output_at]
+        before: Any = copy.copy(output)
+        try:
+            next(generator)
+        except StopIteration:
+            raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it never did.") from None
+        except AuguryError:
+            raise
+        except Exception as error:
+            raise named(error, name, hook, kind) from error
+        if output is not None and _lost(output, before):
+            raise MethodError(
+                f"{name}: `{hook}` changed `output.logits`, and a method named before it has set `class_logits`, which "
+                f"the criterion takes instead. Name {name} before that method, or change both."
+            )
+        try:
+            received = yield
+        except BaseException as error:
+            inner = error
+        try:
+            generator.send(received) if inner is None else generator.throw(inner)
+        except StopIteration as end:
+            if hook == "compute_loss" and end.value is None:
+                raise MethodError(f"{name}: `{hook}` returned no loss. End it with `return loss`.") from None
+            return end.value
+        except AuguryError:
+            raise
+        except Exception as error:
+            if error is inner:
+                raise
+            raise named(error, name, hook, kind) from error
+        generator.close()
+        raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it yielded again.")
+
+    return call
+
+
+def _lost(output: ModelOutput, before: ModelOutput) -> bool:
+    """Whether logits were changed where the criterion does not look: behind conditional ones that stayed."""
+    kept = output.class_logits is not None and output.class_logits is before.class_logits
+    return kept and output.logits is not before.logits
+
+
+def _place(parameter: str, implementation: Callable[..., Any]) -> int | None:
+    """Which argument of an implementation is the one of that name, None where it takes none such."""
+    names = list(inspect.signature(implementation).parameters)
+    return names.index(parameter) if parameter in names else None
+
+
+def named(error: Exception, name: str, hook: str, kind: type[Method]) -> MethodError:
+    """The error as one that names the method, the hook, and where in the method's own code it came from."""
+    package, place = kind.__module__.partition(".")[0], ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+            place = f" ({Path(frame.f_code.co_filename).name}:{line})"
+    return MethodError(f"{name}: `{hook}` raised {type(error).__name__}: {error}{place}")
