@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core import faulty_in_runs as later
 from tests.core import faulty_methods as planted
 
 import augury
@@ -17,6 +18,8 @@ from augury.testing.candidate import find
 from augury.testing.workers import Workers
 
 SKIPPED = "skipped"
+STAGE, CRITERION = "test_pre_train_stage", "test_own_criterion_heeds_the_batch"
+DRAWS, SIZES = "test_other_seed_other_draws", "test_batches_of_any_size"
 OTHERS = ["dcutmix"]
 """What is composed with here: a method that mixes rows asks most of another."""
 
@@ -55,6 +58,15 @@ MORE = {
     planted.OverwritesShares: "test_composes",
     planted.UnknownParameter: "test_hooks_and_declarations",
     planted.Raises: "test_a_step_works",
+    later.LeavesGradients: "test_gradients_arrive",
+    later.DetachedTerm: "test_gradients_arrive",
+    later.ForgetsItsEpoch: "test_state_survives",
+    later.FreezesLate: "test_evaluation_is_untouched",
+    later.FirstLabelOnly: "test_own_criterion_heeds_the_batch",
+    later.RowsAlike: "test_own_criterion_heeds_the_batch",
+    later.MixesOthersInside: "test_batch_keeps_its_form",
+    later.MixesInsideUndeclared: "test_batch_keeps_its_form",
+    later.SwapsUndeclared: "test_batch_keeps_its_form",
 }
 CAUGHT_BY = EIGHT | MORE
 
@@ -120,18 +132,16 @@ def test_a_fault_is_caught_by_its_check_and_by_no_other(method: type[augury.Meth
 @pytest.mark.parametrize(
     ("method", "skipped"),
     [
-        pytest.param(planted.Noise, {"test_pre_train_stage"}, marks=pytest.mark.slow),
-        (planted.Whole, {"test_batches_of_any_size"}),
-        pytest.param(planted.MixesInside, {"test_pre_train_stage"}, marks=pytest.mark.slow),
-        pytest.param(
-            planted.HardestHalf,
-            {"test_pre_train_stage", "test_other_seed_other_draws", "test_batches_of_any_size"},
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(planted.Noise, {STAGE, CRITERION}, marks=pytest.mark.slow),
+        (planted.Whole, {SIZES, CRITERION}),
+        pytest.param(planted.MixesInside, {STAGE, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(planted.HardestHalf, {STAGE, DRAWS, SIZES, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(later.Demanding, {STAGE, SIZES, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(later.Bce, {STAGE, DRAWS}, marks=pytest.mark.slow),
     ],
 )
 def test_a_sound_method_passes(method: type[augury.Method], skipped: set[str], augury_workers: Workers) -> None:
-    found = outcomes(method, augury_workers)
+    found = outcomes(method, augury_workers, options={"rate": 0.1} if method is later.Demanding else {})
     assert not failing(found), found
     assert {test for test, text in found.items() if text == SKIPPED} - {"test_gpu"} == skipped
 

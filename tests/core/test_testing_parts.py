@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pytest
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from tests.core import faulty_in_runs as later
 from tests.core import faulty_methods as planted
 
 import augury
-from augury.batch import HiddenMix
 from augury.testing import globals as world
 from augury.testing.bench import Bench, CheckFailed, NotApplicable
 from augury.testing.candidate import find
+from augury.testing.checks.draws import other_seed
 from augury.testing.checks.options import options
-from augury.testing.checks.processes import _matrix, agree
+from augury.testing.checks.processes import agree
 from augury.testing.checks.training import composes
-from augury.testing.workers import Home, Workers, WorkersFailed
+from augury.testing.faults import mixing_matrix
+from augury.testing.harness import clone, same
+from augury.testing.workers import Home, Workers, WorkersFailed, _send
 
 
 def method(annotation: Any, field: Any) -> type[augury.Method]:
@@ -61,17 +65,85 @@ def test_options_that_keep_their_word_pass(annotation: Any, field: Any) -> None:
         (int, Field(2, description="layers; must be at least 1"), "`x` = 0.0 is accepted; it must be at least 1"),
         (float, Field(0.5, description="width; must be positive"), "`x` = 0.0 is accepted; it must be positive"),
         (int, Field(0, ge=1, description="count"), "its own default 0 is refused"),
-        (int, Field(ge=1, description="count"), "has no default"),
         (int, Field(1, description=" "), "has no description"),
     ],
 )
 def test_options_that_do_not_are_named(annotation: Any, field: Any, said: str) -> None:
-    given = {"x": 2} if "no default" in said else {}
+    given = {"x": 1} if "own default" in said else {}
     made = method(annotation, field)
-    if "own default" in said:
-        given = {"x": 1}
     with pytest.raises(CheckFailed, match=said):
         options(Bench(find(made, given)), [])
+
+
+def together(share: Any, **given: Any) -> type[augury.Method]:
+    """A method whose option `rate` goes with the kind `free` alone."""
+
+    class Together(augury.Method):
+        class Options(augury.Options):
+            kind: str = Field(description="of what", **given)
+            rate: float = share
+
+            @model_validator(mode="after")
+            def _fit(self) -> Self:
+                if self.kind != "free" and self.rate != 0.5:
+                    raise ValueError("rate only with the kind free")
+                return self
+
+        augment_batch = planted.Noise.augment_batch
+
+    return Together
+
+
+BOUNDED, IN_WORDS = Field(0.5, ge=0, description="share"), Field(0.5, description="share; must be >= 0")
+
+
+def test_a_required_option_and_two_that_must_fit_are_no_fault() -> None:
+    for given in ({"kind": "free", "rate": 0.7}, {"kind": "fixed"}):
+        options(Bench(find(together(BOUNDED), given)), [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        ({"default": "fixed"}, {}, r"`rate` = -0.5 is refused only together with others .*rate only with the kind"),
+        ({}, {"kind": "free"}, "`rate` = -0.5 is accepted"),
+    ],
+)
+def test_a_neighbour_does_not_hide_a_bound_that_is_not_enforced(
+    kind: dict[str, Any], given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CheckFailed, match=said):
+        options(Bench(find(together(IN_WORDS, **kind), given)), [])
+
+
+def test_what_must_be_refused_is_put_among_the_options_of_the_test() -> None:
+    bench = Bench(find(together(BOUNDED), {"kind": "free"}))
+    options(bench, [{"kind": "fixed", "rate": 0.7}])
+    with pytest.raises(CheckFailed, match="`rate` = 0.7 is accepted; it must be refused, as `rejects` says"):
+        options(bench, [{"rate": 0.7}])
+
+
+def test_a_state_that_holds_more_than_tensors_is_copied_and_compared() -> None:
+    state = {"mean": torch.zeros(2), "extra": {"seen": [1, torch.ones(2)]}}
+    copied = clone(state)
+    assert same(copied, state)
+    copied["extra"]["seen"][1] += 1
+    assert not same(copied, state)
+
+
+def test_a_schedule_is_no_draw_and_a_generator_of_ones_own_is_one() -> None:
+    with world.kept():
+        with pytest.raises(NotApplicable, match="no draws that show"):
+            other_seed(Bench(find(later.Curriculum, {})))
+        with pytest.raises(CheckFailed, match="changes from step to step"):
+            other_seed(Bench(find(later.OwnDice, {})))
+
+
+def test_a_process_whose_master_has_given_up_says_nothing() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    _send(theirs, (True, None))
+    theirs.close()
 
 
 def test_a_validator_that_raises_otherwise_is_named() -> None:
@@ -154,11 +226,11 @@ def test_another_method_that_cannot_be_imported_is_not_this_ones_fault() -> None
 
 def test_a_mixing_inside_the_network_is_told_as_a_matrix() -> None:
     rows = torch.tensor([2, 0, 1])
-    matrix = _matrix(HiddenMix("layer1", lambda hidden: 0.25 * hidden + 0.75 * hidden[rows]), 3)
+    matrix = mixing_matrix(lambda hidden: 0.25 * hidden + 0.75 * hidden[rows], 3)
     assert matrix is not None
     assert matrix.tolist() == [[0.25, 0.0, 0.75], [0.75, 0.25, 0.0], [0.0, 0.75, 0.25]]
     for other in (lambda hidden: hidden.flip(3), lambda hidden: hidden.square()):
-        assert _matrix(HiddenMix("layer1", other), 3) is None
+        assert mixing_matrix(other, 3) is None
 
 
 def double(rank: int, number: int) -> int:

@@ -58,6 +58,11 @@ class Walk:
     error: Exception | None = None
 
     @property
+    def leaves_gradients(self) -> bool:
+        """Whether a hook left gradients behind."""
+        return any(fault.kind == "gradient left" for fault in self.faults)
+
+    @property
     def misshapen(self) -> bool:
         """Whether a batch came out that nothing can go on with."""
         return any(fault.kind.startswith("shape") for fault in self.faults)
@@ -156,16 +161,32 @@ class Bench:
         watch = Watch(batch, trial.methods.run.spec.num_classes, self.cls)
         trial.augment(batch)
         walk.add(watch.faults(batch))
+        walk.add(self._left("augment_batch", trial))
         if walk.misshapen:
             return
         loss = trial.loss(batch) if len(batch) else None
         if loss is not None:
+            walk.add(self._left("compute_loss", trial))
             walk.add(loss_faults(loss, trial.facts.device))
             if isinstance(loss, Tensor):
                 walk.losses.append(loss.detach())
-        trial.optimizer.zero_grad()
-        trial.descend(loss)
         walk.differentiable |= isinstance(loss, Tensor) and loss.requires_grad
+        trial.descend(loss, lambda: self._note(walk, trial))
+
+    def _left(self, hook: str, trial: Trial) -> list[Fault]:
+        """The gradients that a hook leaves behind: before the loss's own there are none."""
+        left = next(iter(self.own_gradients(trial)), None)
+        if left is None:
+            return []
+        return [
+            Fault(
+                "gradient left",
+                f"{hook} leaves a gradient in `{left}`, which the optimiser's step adds to the loss's. Differentiate "
+                "with torch.autograd.grad(...), which leaves none, or set .grad to None again.",
+            )
+        ]
+
+    def _note(self, walk: Walk, trial: Trial) -> None:
         for name, gradient in self.own_gradients(trial).items():
             (walk.reached if gradient.any() else set()).add(name)
             (set() if gradient.isfinite().all() else walk.broken).add(name)

@@ -55,8 +55,12 @@ class MethodContract:
         """A finite float32 scalar."""
         _ask(basics.loss, augury_bench)
 
+    def test_own_criterion_heeds_the_batch(self, augury_bench: Bench) -> None:
+        """The shares of labels and the weights of rows, where the method replaces the criterion."""
+        _ask(basics.criterion, augury_bench)
+
     def test_gradients_arrive(self, augury_bench: Bench) -> None:
-        """At every parameter of the network and of the method, finite."""
+        """At every parameter of the network and of the method, finite, and the loss's alone."""
         _ask(basics.gradients, augury_bench)
 
     def test_same_seed_same_draws(self, augury_bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +19,27 @@ NEAR = 1e-3
 @dataclass(frozen=True)
 class Fault:
     """One thing wrong. Faults of one `kind` have one cause; it begins with the part it belongs to: shape (nothing can
-    go on with such a batch), form, label or loss."""
+    go on with such a batch), form, label, loss or gradient."""
 
     kind: str
     text: str
 
 
 class _Noting(Batch):
-    """Notes that images were taken out of it."""
+    """Notes that images were taken out of it, and what rows it is said to be mixed from."""
 
     taken = False
+    mixings: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def take(self, images: Tensor) -> None:
         """As a batch does."""
         self.taken = True
         super().take(images)
+
+    def mix(self, images: Tensor, sources: Tensor, shares: Tensor) -> None:
+        """As a batch does."""
+        self.mixings = (*self.mixings, (sources, shares))
+        super().mix(images, sources, shares)
 
 
 class Watch:
@@ -42,7 +48,7 @@ class Watch:
     def __init__(self, batch: Batch, classes: int, cls: type[Method] = Method) -> None:
         self.rows, self.views, self.pipelines = len(batch), batch.views, batch.pipelines
         self.images, self.indices, self.labels = batch.images.clone(), batch.indices.clone(), batch.labels.clone()
-        self.classes, self.cls = classes, cls
+        self.classes, self.cls, self.hidden = classes, cls, batch.hidden
         batch.__class__ = _Noting
 
     def faults(self, batch: Batch) -> list[Fault]:
@@ -102,12 +108,33 @@ class Watch:
             yield Fault("form indices", "`indices` names images that were not in the batch.")
         if len(batch) and not 0 <= int(batch.pipeline.min()) <= int(batch.pipeline.max()) < len(batch.pipelines):
             yield Fault("form pipeline", f"`pipeline` must be in 0 to {len(batch.pipelines) - 1}.")
-        declared = self.cls.mixes or self.cls.mixes_hidden
-        if batch.labels.shape[1] > self.labels.shape[1] and not declared:
+        yield from self._mixing(batch)
+
+    def _mixing(self, batch: Batch) -> Iterator[Fault]:
+        """What is declared of mixing, and whether rows are mixed inside the network as is said."""
+        inside = batch.hidden is not self.hidden
+        grown = batch.labels.shape[1] > self.labels.shape[1]
+        mixings = batch.mixings if isinstance(batch, _Noting) else ()
+        declared = self.cls.mixes_hidden or (self.cls.mixes and not inside)
+        if (grown or mixings or inside) and not declared:
+            where, attribute = (" inside the network", "mixes_hidden") if inside else ("", "mixes")
             yield Fault(
                 "form mixes",
-                "it mixed rows, which its class does not declare: other methods could not be ordered around it. Set "
-                "`mixes = True` in the class.",
+                f"it mixed rows{where}, which its class does not declare: other methods could not be ordered around "
+                f"it. Set `{attribute} = True` in the class.",
+            )
+        if not inside or batch.hidden is None or not mixings:
+            return
+        sources, shares = mixings[-1]
+        told = torch.zeros(len(batch), len(batch), device=batch.device).scatter_add_(1, sources, shares.float())
+        done = mixing_matrix(batch.hidden.mix, len(batch), batch.device)
+        if done is not None and not torch.allclose(done, told, atol=NEAR):
+            row = int((done - told).abs().sum(1).argmax())
+            yield Fault(
+                "form hidden",
+                f"inside the network other rows are mixed than batch.mix_hidden is told: row {row} is made of "
+                f"{_parts(done[row])}, and its labels are those of {_parts(told[row])}. `mix`, `sources` and `shares` "
+                "say the same.",
             )
 
     def _of_one_image(self, batch: Batch) -> bool:
@@ -153,6 +180,23 @@ def loss_faults(loss: Any, device: str) -> list[Fault]:
     if not loss.isfinite():
         found.append(Fault("loss finite", f"the loss is {float(loss.detach())}."))
     return found
+
+
+def mixing_matrix(mix: Callable[[Tensor], Tensor], rows: int, device: torch.device | str = "cpu") -> Tensor | None:
+    """What mixes rows, as M x M; None where it is no linear mixing of rows whatever their shape."""
+    try:
+        matrix = mix(torch.eye(rows, device=device))
+        trial = torch.arange(3.0 * rows, device=device).view(rows, 3).sin()
+        return matrix if torch.allclose(mix(trial), matrix @ trial, atol=1e-5) else None
+    except Exception:
+        # It may ask anything of a layer's output, its pixels say, which rows of three numbers do not have.
+        return None
+
+
+def _parts(shares: Tensor) -> str:
+    """A mixture in words, its largest parts first."""
+    most = shares.abs().argsort(descending=True)[: int((shares.abs() > NEAR).sum())]
+    return " + ".join(f"{float(shares[row]):.3g} of row {int(row)}" for row in most[:4]) or "nothing"
 
 
 def _shape(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,12 +154,15 @@ class Trial:
         with torch.autocast(kind, torch.bfloat16, enabled=self.facts.autocast):
             return self.methods.compute_loss(batch, forward(self.network, batch))
 
-    def descend(self, loss: Tensor | None) -> None:
-        """Finish a step: backward and the optimiser, as far as there is a gradient, and count it."""
+    def descend(self, loss: Tensor | None, look: Callable[[], object] = lambda: None) -> None:
+        """Finish a step as a loop does: backward and the optimiser, as far as there is a gradient, and count it.
+        Gradients are cleared behind the step, so what a hook leaves in them takes part; `look` is called while they are
+        there."""
         if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
-            self.optimizer.zero_grad()
             loss.backward()
+            look()
             self.optimizer.step()
+            self.optimizer.zero_grad()
         self.methods.step()
 
     def step(self, batch: Batch | None = None) -> Tensor | None:
@@ -201,9 +204,9 @@ def tensors_of(batch: Batch) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
 
 
-def clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of a state."""
-    return {name: value.detach().clone() for name, value in tensors.items()}
+def clone(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a state, which may hold other things than tensors (`get_extra_state`)."""
+    return {k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()}
 
 
 def gradients(*modules: nn.Module) -> dict[str, Tensor]:
@@ -219,6 +222,10 @@ def same(one: Any, other: Any) -> bool:
         return alike and bool(((one == other) | ((one != one) & (other != other))).all())
     if isinstance(one, float) and isinstance(other, float):
         return one == other or (one != one and other != other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return not differing(one, other)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
 
 

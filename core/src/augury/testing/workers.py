@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import io
@@ -163,7 +164,9 @@ def _serve(rank: int, folder: str, connection: Connection) -> None:
 def _send(connection: Connection, answer: tuple[bool, Any]) -> None:
     file = io.BytesIO()
     torch.save(answer, file)
-    connection.send_bytes(file.getvalue())
+    # Whoever asked may have given up waiting.
+    with contextlib.suppress(OSError):
+        connection.send_bytes(file.getvalue())
 
 
 def _answer(rank: int, content: bytes) -> tuple[bool, Any]:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from augury.testing.bench import Bench, CheckFailed, NotApplicable, told
-from augury.testing.harness import differing
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import augury
+from augury.criterion import Criterion
+from augury.method import hook_implementations, replaces_criterion
+from augury.testing.bench import Bench, CheckFailed, NotApplicable, attempt, told
+from augury.testing.harness import STEPS, Trial, differing, same
+
+NEAR = 1e-6
+"""How far two losses may be apart, relatively, for no other reason than rounding."""
 
 
 def hooks(bench: Bench) -> None:
@@ -43,6 +54,47 @@ def loss(bench: Bench) -> None:
     _faults(bench, "loss")
 
 
+def criterion(bench: Bench) -> None:
+    """A criterion of the method's own heeds the shares of a row's labels and the weights of rows."""
+    if not replaces_criterion(bench.cls):
+        raise NotApplicable("it leaves the criterion to augury, or wraps it.")
+    bench.ready()
+    where = f"{bench.name}: on rows that have two labels"
+    told = attempt(lambda: _two_labels(bench), where)
+    for changed, what, advice in _HEEDED:
+        if same(told, attempt(partial(_two_labels, bench, **changed), where)):
+            raise CheckFailed(
+                f"{bench.name}: it replaces the criterion, and its loss is the same when {what}: what other methods "
+                f"and the run's settings say of rows is lost. In compute_loss, {advice}."
+            )
+
+
+_HEEDED: tuple[tuple[dict[str, float], str, str], ...] = (
+    (
+        {"share": 0.2},
+        "the two labels of each row swap their shares, 0.8 and 0.2",
+        "labels are M x K, and `weights` says how much of a row each is: batch.soft_targets(run.num_classes) has them "
+        "as M x C",
+    ),
+    ({"weight": 1.5}, "the weights of its rows change", "multiply each row's loss by batch.row_weights"),
+)
+
+
+def _two_labels(bench: Bench, share: float = 0.8, weight: float = 0.5) -> Tensor:
+    """The loss of a batch whose rows have a neighbour's label beside their own; every second row has another weight."""
+    trial = bench.trial()
+    batch = trial.batch(0)
+    trial.augment(batch)
+    if not len(batch):
+        raise NotApplicable("it leaves no image of the batch.")
+    rows = torch.arange(len(batch)).view(batch.views, -1).roll(1, 1).flatten()
+    batch.labels = torch.cat([batch.labels, batch.labels[rows]], 1)
+    batch.weights = torch.cat([share * batch.weights, (1 - share) * batch.weights[rows]], 1)
+    batch.smoothing = torch.cat([batch.smoothing, batch.smoothing[rows]], 1)
+    batch.row_weights = batch.row_weights * torch.where(torch.arange(len(batch)) % 2 > 0, weight, 2 - weight)
+    return trial.loss(batch).detach()
+
+
 def _faults(bench: Bench, *kinds: str) -> None:
     bench.ready(shaped="shape" not in kinds)
     found = [fault.text for fault in bench.ordinary.faults if fault.kind.startswith(kinds)]
@@ -52,7 +104,7 @@ def _faults(bench: Bench, *kinds: str) -> None:
 
 
 def gradients(bench: Bench) -> None:
-    """Gradients reach every parameter of the network and of the method, and are finite."""
+    """Gradients reach every parameter of the network and of the method, are finite, and are those of the loss."""
     bench.ready()
     walk, trial = bench.ordinary, bench.trial()
     if not walk.differentiable:
@@ -60,6 +112,8 @@ def gradients(bench: Bench) -> None:
             f"{bench.name}: the loss has no gradient: `loss.backward()` would fail. Something detaches it: .detach(), "
             ".item(), float(loss), torch.no_grad() or a tensor made anew."
         )
+    if left := [fault.text for fault in walk.faults if fault.kind.startswith("gradient")]:
+        raise CheckFailed(f"{bench.name}: {left[0]}")
     own, network = trial.methods[bench.name], trial.network
     wanted = [f"network.{name}" for name, _ in network.named_parameters()]
     wanted += [f"{bench.name}.{name}" for name, p in own.named_parameters() if p.requires_grad]
@@ -70,8 +124,46 @@ def gradients(bench: Bench) -> None:
         raise CheckFailed(
             f"{bench.name}: in {len(walk.losses)} steps no gradient reached {_some(missed)}. A parameter of the method "
             "must take part in the loss (state that is not trained is a buffer); a parameter of the network is missed "
-            "where the loss, or a part of it, is detached."
+            "where the loss is detached from it. Where a term starts later, options = {...} in the test's class lets "
+            "it start at once; where a parameter is meant to take no part, `test_gradients_arrive = None` says so."
         )
+    if _detached_term(bench, trial):
+        raise CheckFailed(
+            f"{bench.name}: it changes the loss, and no gradient: what it adds trains nothing. Something detaches it: "
+            ".detach(), .item(), float(...), torch.no_grad() or a tensor made anew. A number that is only to be seen "
+            "goes to run.log(name, value)."
+        )
+
+
+def _detached_term(bench: Bench, trial: Trial) -> bool:
+    """Whether the loss is another than the criterion's on the same batch, and all gradients are the same, in each step
+    in which it is another."""
+    if "compute_loss" not in hook_implementations(bench.cls) or replaces_criterion(bench.cls):
+        return False
+    weights = [p for p in (*trial.network.parameters(), *trial.methods.parameters()) if p.requires_grad]
+    changed = False
+    for _ in range(STEPS):
+        batch, loss = trial.batch(), None
+        trial.augment(batch)
+        if len(batch):
+            output = augury.forward(trial.network, batch)
+            plain = Criterion().compute_loss(batch, output)
+            # At once: the method may change the output in place.
+            wanted = _gradients(plain, weights)
+            trial.seed("loss")
+            loss = trial.methods.compute_loss(batch, output)
+            number, bare = float(loss.detach()), float(plain.detach())
+            if abs(number - bare) > NEAR * max(1.0, abs(bare)) and loss.requires_grad:
+                changed = True
+                if not all(map(same, wanted, _gradients(loss, weights))):
+                    return False
+        trial.descend(loss)
+    return changed
+
+
+def _gradients(loss: Tensor, weights: list[torch.nn.Parameter]) -> list[Tensor]:
+    """Those of a loss, 0 where it does not depend on a weight; its graph is kept."""
+    return list(torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True))
 
 
 def stage(bench: Bench) -> None:

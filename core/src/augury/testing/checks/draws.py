@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from augury.choice import Chosen
 from augury.run import Run
 from augury.testing import globals as world
 from augury.testing.bench import Bench, CheckFailed, NotApplicable
-from augury.testing.harness import EPOCH, Facts, Trial, differing, same, tensors_of
+from augury.testing.harness import EPOCH, Facts, Trial, clone, differing, same, tensors_of
 
 STEPS = 4
 ADVICE = "Draw from run.generator (tensors, with device=batch.device) and run.random (what Python decides)."
@@ -137,14 +138,29 @@ def _rows_differ(bench: Bench) -> bool:
 
 
 def _steps_differ(bench: Bench) -> bool:
-    """Whether augment_batch makes different things of one batch in different steps."""
+    """Whether augment_batch makes different things of one batch in different steps, for another reason than a schedule:
+    state, and what `run` tells of the progress, are alike in all of them, and draws alone go on."""
     trial, found = bench.trial(), []
-    for _ in range(STEPS):
-        batch = trial.batch(0)
-        trial.augment(batch)
-        found.append(tensors_of(batch))
-        trial.methods.step()
+    state = clone(trial.methods.state_dict())
+    with _told_step(0):
+        for number in range(STEPS):
+            trial.methods.load_state_dict(clone(state))
+            trial.methods.run.step = number
+            batch = trial.batch(0)
+            trial.augment(batch)
+            found.append(tensors_of(batch))
     return any(differing(found[0], other) for other in found[1:])
+
+
+@contextlib.contextmanager
+def _told_step(number: int) -> Iterator[None]:
+    """While this is open, every method is told that step, and its epoch and progress; draws follow the true one."""
+    own: property = vars(Run)["step"]
+    setattr(Run, "step", property(lambda _: number))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(Run, "step", own)  # noqa: B010
 
 
 class Probe(augury.Method):

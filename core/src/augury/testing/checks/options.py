@@ -27,33 +27,39 @@ class _Nothing:
 
 
 def options(bench: Bench, rejects: Sequence[Mapping[str, Any]]) -> None:
-    """Every declared bound, choice and type is enforced, unknown options too; each option has a description and a
-    default that is valid; options do not change; what the test lists in `rejects` is refused."""
+    """Every declared bound, choice and type is enforced, unknown options too; each option has a description, and a
+    default that is valid where it has one; options do not change; what the test lists in `rejects` is refused.
+
+    Wrong values are put among the options of the test, so that it is they which are refused: not that a required option
+    is missing, and not how two options go together."""
     cls, name = bench.cls.Options, bench.name
     if not (isinstance(cls, type) and issubclass(cls, augury.Options)):
         bench.ready()
         return
+    made = bench.candidate.options
+    given = {field: getattr(made, field) for field in made.model_fields_set}
     faults = [
-        *_documented(cls),
-        *_frozen(bench.candidate.options),
-        *(fault for field, info in cls.model_fields.items() for fault in _enforced(cls, field, info)),
-        *_refused(cls, {UNKNOWN: 1}, "is no option", "Derive Options from augury.Options and leave `extra` alone."),
+        *_documented(cls, given),
+        *_frozen(made),
+        *(fault for field, info in cls.model_fields.items() for fault in _enforced(cls, given, field, info)),
+        *_refused(cls, given, {UNKNOWN: 1}, "is no option", "Derive Options from augury.Options; leave `extra` alone."),
     ]
     for wrong in rejects:
-        faults += _refused(cls, wrong, "must be refused, as `rejects` says", "Bound it with pydantic's Field.")
+        advice = "Bound it with pydantic's Field."
+        faults += _refused(cls, given, wrong, "must be refused, as `rejects` says", advice, anywhere=True)
     if faults:
         raise CheckFailed("\n".join(f"{name}: {fault}" for fault in faults))
 
 
-def _documented(cls: type[augury.Options]) -> Iterator[str]:
+def _documented(cls: type[augury.Options], given: Mapping[str, Any]) -> Iterator[str]:
     for field, info in cls.model_fields.items():
         if not (info.description or "").strip():
             yield f"option `{field}` has no description. Give it one: Field(..., description=...)."
+        # A required one has none: the test gives it.
         if info.is_required():
-            yield f"option `{field}` has no default, so the method cannot be named without it. Give it one."
             continue
         default = getattr(cls.model_construct(), field)
-        if (fault := _raised(cls, {field: default})) is not None:
+        if (fault := _raised(cls, given, field, default)) is not None:
             yield f"option `{field}`: its own default {default!r} is refused: {fault}."
 
 
@@ -67,9 +73,10 @@ def _frozen(made: augury.Options) -> Iterator[str]:
         return
 
 
-def _enforced(cls: type[augury.Options], field: str, info: FieldInfo) -> Iterator[str]:
+def _enforced(cls: type[augury.Options], given: Mapping[str, Any], field: str, info: FieldInfo) -> Iterator[str]:
+    advice = "Bound it with pydantic's Field, and keep validators to it."
     for value, why in _violations(info):
-        yield from _refused(cls, {field: value}, why, "Bound it with pydantic's Field, and keep validators to it.")
+        yield from _refused(cls, given, {field: value}, why, advice)
 
 
 def _violations(info: FieldInfo) -> Iterator[tuple[Any, str]]:
@@ -134,11 +141,24 @@ def _kinds(annotation: Any) -> set[Any]:
     return {annotation} if annotation in (int, float, bool, str) else {"other"}
 
 
-def _refused(cls: type[augury.Options], given: Mapping[str, Any], why: str, advice: str) -> Iterator[str]:
-    told = ", ".join(f"`{key}` = {value!r}" for key, value in given.items())
+def _refused(
+    cls: type[augury.Options],
+    given: Mapping[str, Any],
+    wrong: Mapping[str, Any],
+    why: str,
+    advice: str,
+    *,
+    anywhere: bool = False,
+) -> Iterator[str]:
+    """A line where `wrong` among the options `given` is not refused, for its own sake or `anywhere`."""
+    told = ", ".join(f"`{key}` = {value!r}" for key, value in wrong.items())
     try:
-        cls(**given)
-    except ValidationError:
+        cls(**{**given, **wrong})
+    except ValidationError as error:
+        if anywhere or any(e["loc"][:1] == (key,) for e in error.errors() for key in wrong):
+            return
+        said = error.errors()[0]["msg"]
+        yield f"option {told} is refused only together with others ({said}); it {why}. {advice}"
         return
     except Exception as error:
         yield f"option {told} {why}, and raises {type(error).__name__} instead: {error}. Validators raise ValueError."
@@ -146,11 +166,12 @@ def _refused(cls: type[augury.Options], given: Mapping[str, Any], why: str, advi
     yield f"option {told} is accepted; it {why}. {advice}"
 
 
-def _raised(cls: type[augury.Options], given: Mapping[str, Any]) -> str | None:
+def _raised(cls: type[augury.Options], given: Mapping[str, Any], field: str, value: Any) -> str | None:
+    """Why an option refuses a value for its own sake; how it goes with those given is another matter."""
     try:
-        cls(**given)
+        cls(**{**given, field: value})
     except ValidationError as error:
-        return str(error.errors()[0]["msg"])
+        return next((str(e["msg"]) for e in error.errors() if e["loc"][:1] == (field,)), None)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

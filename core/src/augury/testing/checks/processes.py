@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from augury.batch import Batch, HiddenMix
+from augury.batch import Batch
 from augury.choice import Chosen
+from augury.hidden import HiddenMix
 from augury.testing import globals as world
 from augury.testing.bench import Bench, CheckFailed, NotApplicable, attempt
 from augury.testing.checks.draws import other_seed
 from augury.testing.checks.state import survives
-from augury.testing.harness import Trial, clone, gradients, tensors_of
+from augury.testing.faults import mixing_matrix
+from augury.testing.harness import IMAGES, Trial, clone, gradients, same, tensors_of
 from augury.testing.workers import SIZE, Home, Workers, WorkersFailed
 
 STEPS = 4
@@ -44,10 +47,10 @@ class Record:
         loss, gradients: averaged over the processes; None where no image was left.
     """
 
-    before: dict[str, Tensor]
+    before: dict[str, Any]
     network: dict[str, Tensor]
     fields: dict[str, Tensor]
-    augmented: dict[str, Tensor]
+    augmented: dict[str, Any]
     handed: dict[str, Any]
     layer: str
     mixing: Tensor | None
@@ -55,7 +58,7 @@ class Record:
     drew_later: bool = False
     loss: Tensor | None = None
     gradients: dict[str, Tensor] | None = None
-    after: dict[str, Tensor] | None = None
+    after: dict[str, Any] | None = None
 
 
 def agree(bench: Bench, workers: Workers) -> None:
@@ -64,6 +67,8 @@ def agree(bench: Bench, workers: Workers) -> None:
     for check, test in ((survives, "test_state_survives"), (other_seed, "test_other_seed_other_draws")):
         if bench.verdict(check)[0]:
             raise NotApplicable(f"two processes cannot agree with one; see {test}.")
+    if bench.ordinary.leaves_gradients:
+        raise NotApplicable("its gradients are not the loss's alone; see test_gradients_arrive.")
     if "<locals>" in bench.cls.__qualname__:
         raise NotApplicable("its class is defined inside a function, where another process cannot find it.")
     chosen = bench.candidate.chosen
@@ -84,7 +89,7 @@ def agree(bench: Bench, workers: Workers) -> None:
     attempt(lambda: _Joined(bench, records).compare(), f"{bench.name}: one process on what two had augmented")
 
 
-def work(rank: int, sent: bytes, state: dict[str, Tensor] | None) -> tuple[list[tuple[int, int]], list[Record]]:
+def work(rank: int, sent: bytes, state: dict[str, Any] | None) -> tuple[list[tuple[int, int]], list[Record]]:
     """What a process does: shapes (M, K) of some augmented batches, then some steps."""
     name, cls, options = pickle.loads(sent)
     looks = _trial(Chosen(name, cls, options), state)
@@ -106,13 +111,15 @@ def _gathered(mine: Any) -> list[str]:
     return [str(one) for one in found]
 
 
-def _trial(chosen: Chosen, state: dict[str, Tensor] | None) -> Trial:
+def _trial(chosen: Chosen, state: dict[str, Any] | None) -> Trial:
     trial = Trial([chosen])
+    # Each process must have the rows that the method needs.
+    trial.images = SIZE * max(IMAGES // SIZE, math.ceil(chosen.cls.min_rows / trial.methods.views))
     if state is not None:
         trial.methods[chosen.name].load_state_dict(state)
-    # Its masks are drawn by each process.
+    # Masks are drawn by each process; a batch normalisation takes the statistics of its own rows, as a network's does.
     for module in trial.methods.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm):
             module.eval()
     return trial
 
@@ -136,14 +143,13 @@ def _step(trial: Trial, name: str, rank: int) -> Record:
         clone(trial.methods.state_dict()),
         _plain_attributes(method),
         "" if hidden is None else hidden.layer,
-        None if hidden is None else _matrix(hidden, len(batch)),
+        None if hidden is None else mixing_matrix(hidden.mix, len(batch)),
         drew,
     )
     if len(batch):
         losses: list[Tensor] = []
         record.drew_later = _draws(trial, name, "loss", lambda: losses.append(trial.loss(batch)))
         loss = losses[0]
-        trial.optimizer.zero_grad()
         if loss.requires_grad:
             loss.backward()
         for parameter in (*trial.network.parameters(), *trial.methods.parameters()):
@@ -154,6 +160,7 @@ def _step(trial: Trial, name: str, rank: int) -> Record:
     record.after = clone(trial.methods.state_dict())
     if record.gradients is not None:
         trial.optimizer.step()
+        trial.optimizer.zero_grad()
     trial.methods.step()
     return record
 
@@ -165,16 +172,6 @@ def _draws(trial: Trial, name: str, what: str, call: Callable[[], object]) -> bo
     with world.asked() as names:
         call()
     return name in names or world.state() != fresh
-
-
-def _matrix(hidden: HiddenMix, rows: int) -> Tensor | None:
-    """What mixes rows, as M x M; None where it is no linear mixing of rows whatever their shape."""
-    try:
-        matrix = hidden.mix(torch.eye(rows))
-        trial = torch.arange(3.0 * rows).view(rows, 3).sin()
-        return matrix if torch.allclose(hidden.mix(trial), matrix @ trial, atol=1e-5) else None
-    except (RuntimeError, ValueError, IndexError):
-        return None
 
 
 _OF_MODULES = {*vars(nn.Module()), "options", "spec"}
@@ -223,7 +220,6 @@ class _Joined:
         if batch is None or any(r.drew_later for r in records):
             return
         loss = trial.loss(batch)
-        trial.optimizer.zero_grad()
         if loss.requires_grad:
             loss.backward()
         where = f"{self.name}: in step {step}, two processes and one on the joined rows differ"
@@ -237,6 +233,7 @@ class _Joined:
         ):
             if apart := _apart(one, other):
                 raise CheckFailed(f"{where} in {what}: {apart}. {ADVICE}")
+        trial.optimizer.zero_grad()
         trial.methods.step()
 
     def _batch(self, trial: Trial, step: int, records: tuple[Record, ...]) -> Batch | None:
@@ -271,7 +268,7 @@ class _Joined:
             ]
             return _join(mixed, batch.views)
 
-        batch.hidden = HiddenMix(records[0].layer, mix)
+        batch.hidden = HiddenMix(records[0].layer, mix, len(batch))
         return True
 
 
@@ -287,12 +284,16 @@ def _handed(key: str, value: Any, records: tuple[Record, ...], rows: int, views:
     return value
 
 
-def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:
-    """Where two sets of tensors are apart by more than the order of sums explains; "" for nowhere."""
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Where two states, or sets of tensors, are apart by more than the order of sums explains; "" for nowhere."""
     for name in {**one, **other}:
         if name not in one or name not in other:
             return f"`{name}` is on one side only"
         a, b = one[name], other[name]
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            if not same(a, b):
+                return f"`{name}` is {a!r} in two, {b!r} in one"
+            continue
         if a.shape != b.shape:
             return f"`{name}` has the shapes {tuple(a.shape)} and {tuple(b.shape)}"
         if not a.numel():

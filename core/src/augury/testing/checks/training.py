@@ -85,6 +85,8 @@ def own_loop(bench: Bench) -> None:
 def composes(bench: Bench, other: str, *, first: bool) -> None:
     """With another installed method, before it or behind it, it trains, or is refused before training."""
     bench.ready(gradient=True)
+    if any(fault.kind == "form mixes" for fault in bench.ordinary.faults):
+        raise NotApplicable("it does not declare that it mixes; see test_batch_keeps_its_form.")
     beside = _other(other)
     pair = [bench.candidate, beside] if first else [beside, bench.candidate]
     if beside.cls is bench.cls:
