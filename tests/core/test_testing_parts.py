@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,12 +17,14 @@ from tests.core import faulty_in_runs as later
 from tests.core import faulty_methods as planted
 
 import augury
+from augury.recipes import describe
 from augury.testing import globals as world
 from augury.testing.bench import Bench, CheckFailed, NotApplicable
 from augury.testing.candidate import find
 from augury.testing.checks.draws import other_seed
 from augury.testing.checks.options import options
 from augury.testing.checks.processes import agree
+from augury.testing.checks.recipes import readable
 from augury.testing.checks.training import composes
 from augury.testing.faults import mixing_matrix
 from augury.testing.harness import clone, same
@@ -257,3 +260,30 @@ def test_workers_work_after_a_job_that_failed() -> None:
         assert workers.run(home, double, 5) == [10, 11]
     finally:
         workers.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[methods]]\nname = "dcutmix"\n', ""),
+        (
+            '[[methods]]\nname = "dcutmix"\n[methods.options]\nkk = 2\n',
+            "recipe dcutmix/mine: dcutmix: unknown option `kk`",
+        ),
+        ("[optim]\nepoch = 3\n", "recipe dcutmix/mine: optim: unknown key `epoch`"),
+        ("[optim\n", "recipe dcutmix/mine: cannot be read"),
+        ('[[methods]]\nname = "not_here"\n[methods.options]\na = 2\n', ""),
+    ],
+)
+def test_recipes_that_cannot_be_run_are_told(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    monkeypatch.setattr("augury.testing.checks.recipes.recipes", lambda _: [describe("dcutmix/mine", path)])
+    bench = Bench(find("dcutmix", {}))
+    if not told:
+        readable(bench)
+        return
+    with pytest.raises(CheckFailed, match=f"^{re.escape(told)}"):
+        readable(bench)

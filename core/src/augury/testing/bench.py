@@ -90,12 +90,14 @@ class Bench:
     Attributes:
         candidate: it.
         name: what it is called.
+        installed: whether a package offers it.
         has_stage: whether it implements `pre_train_stage`.
         images: in a batch, so that it has the rows that the method needs.
     """
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate, self.name, self.cls = candidate, candidate.name, candidate.cls
+        self.installed = candidate.installed
         self.has_stage = "pre_train_stage" in hook_implementations(candidate.cls)
         self._made: dict[int, Method] = {}
         self._verdicts: dict[Callable[..., None], tuple[str, str]] = {}

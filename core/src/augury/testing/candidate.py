@@ -25,11 +25,13 @@ class Candidate:
         name: what a composition calls it.
         cls: its class, which `check_method` may yet refuse.
         options: made of what the test gives.
+        installed: whether a package offers it under that name.
     """
 
     name: str
     cls: type[Method]
     options: Any
+    installed: bool = False
 
     @property
     def chosen(self) -> Chosen:
@@ -53,7 +55,7 @@ def find(method: object, options: Mapping[str, Any]) -> Candidate:
     if not issubclass(cls, Method):
         raise UsageError(f"{name}: {cls!r} is no method: it must be a subclass of augury.Method.")
     try:
-        return Candidate(name, cls, cls.Options(**options))
+        return Candidate(name, cls, cls.Options(**options), isinstance(method, str))
     except ValidationError as error:
         lines = explain(error, cls.Options, name, "option", "options = {{{path!r}: {value!r}}}")
         raise UsageError("\n".join(lines)) from None

@@ -9,7 +9,7 @@ import pytest
 
 from augury.testing.bench import Bench, NotApplicable
 from augury.testing.candidate import installed_others
-from augury.testing.checks import basics, draws, processes, state, training
+from augury.testing.checks import basics, draws, processes, recipes, state, training
 from augury.testing.checks import options as declared
 from augury.testing.workers import Workers
 
@@ -34,6 +34,10 @@ class MethodContract:
     def test_options(self, augury_bench: Bench) -> None:
         """Options refuse what they say they refuse, and each is described."""
         _ask(declared.options, augury_bench, self.rejects)
+
+    def test_recipes(self, augury_bench: Bench) -> None:
+        """Its package's recipes are settings that can be run."""
+        _ask(recipes.readable, augury_bench)
 
     def test_pre_train_stage(self, augury_bench: Bench) -> None:
         """The stage runs, and makes the same again."""
