@@ -116,4 +116,4 @@ constraints: $(UV) ## write constraints.txt anew, with the newest versions
 
 clean: ## remove caches, wheels, the site and the demo's output; .venv stays
 	rm -rf dist demo site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find core cli plugins tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find core cli plugins tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from typing import Any
@@ -51,12 +52,13 @@ def shown(
 ) -> tuple[int, str, str]:
     """Exit code and output where a check finds these methods."""
 
-    def check(names: Any, register: Any, *, suite: bool, watch: Any) -> Report:
+    def check(names: Any, register: Any, *, suite: bool | None, watch: Any) -> Report:
         watch("alpha: importing")
+        print("a method says hello")
         watch("alpha: contract suite", "shares")
-        assert suite is ("--no-suite" not in arguments)
+        assert suite is {"--suite": True, "--no-suite": False}.get(arguments[-1] if arguments else "")
         assert list(names) == [a for a in arguments if not a.startswith("-")]
-        return Report(methods, REFERENCE)
+        return Report(methods, REFERENCE, ("contract suite not run: why",))
 
     monkeypatch.setattr("augury.checking.check", check)
     return augury(capsys, "plugins", "check", *arguments)
@@ -67,28 +69,29 @@ def test_a_method_s_row_and_what_the_costs_are_held_against(
 ) -> None:
     code, out, err = shown(monkeypatch, capsys, GOOD, STRANGER, ABSENT, arguments=("alpha", "stranger"))
     header, row, *rest = out.splitlines()
-    titles = ["name", "package", "version", "listed", "hooks", "contract", "suite", "augment_batch", "compute_loss"]
-    assert header.split() == [*titles, "rows"]
-    cells = ["alpha", "fake-alpha", "1.0", "user >=1,<2", "augment_batch, post_epoch", "1.0", "31 passed, 2 skipped"]
+    titles = ["name", "package", "listed", "hooks", "contract", "suite", "augment_batch", "rows"]
+    assert header.split() == titles, "compute_loss costs nothing in any row"
+    cells = ["alpha", "fake-alpha 1.0", "user >=1,<2", "augment_batch, post_epoch", "1.0", "31 passed, 2 skipped"]
     assert [part.strip() for part in row.split("  ") if part] == [*cells, "2.00 ms (0.5%)", "2x"]
-    assert rest[:3] == [
+    assert rest[:4] == [
         STRANGER.notes[0],
         "  stranger: fake-stranger 2.1 requires augury-core>=7; installed is 0.1.0.",
         "ghost: is not installed.",
+        "contract suite not run: why",
     ]
-    assert rest[3].startswith(
+    assert rest[4].startswith(
         "Costs are per step, beside 400 ms for a step of no method: resnet20_cifar, 128 images 3x32x32, 10 classes, "
         "fp32, on Some CPU, 2 thread(s) (Linux x86_64)."
     )
-    assert len(rest) == 4
+    assert len(rest) == 5
     assert code == 0
-    assert err.splitlines() == ["alpha: importing"]
+    assert err.splitlines() == ["alpha: importing", "a method says hello"]
 
 
-def test_what_failed_stands_below_with_its_first_line_and_the_exit_code_is_1(
+def test_what_failed_stands_below_in_a_line_and_the_exit_code_is_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    suite = SuiteResult("alpha", 30, (Failure("label_shares", "they sum to 0.9\n  look there"),), 0, 14.0)
+    suite = SuiteResult("alpha", 30, (Failure("label_shares", "they sum to\n  0.9"),), 0, 14.0)
     failed = replace(GOOD, suite=suite, faults=("alpha: the user register lists the hooks x",))
     code, out, _ = shown(monkeypatch, capsys, failed)
     assert code == 1
@@ -107,10 +110,11 @@ def test_json_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert report["reference"]["seconds"] == 0.4
     assert report["contract"] == "1.0"
     alpha, stranger = report["methods"]
+    assert [alpha["passed"], stranger["passed"]] == [True, False]
     assert alpha["suite"] == {"method": "alpha", "passed": 31, "failed": [], "skipped": 2, "seconds": 14.0}
     assert alpha["costs"] == {"augment_batch": 0.002, "compute_loss": None, "views": 2}
     assert stranger["faults"] == ["stranger: no"]
-    assert err.splitlines() == ["alpha: importing"]
+    assert err.splitlines() == ["alpha: importing", "a method says hello"]
 
 
 def test_a_terminal_has_one_line_that_changes(
@@ -118,9 +122,36 @@ def test_a_terminal_has_one_line_that_changes(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     _, _, err = shown(monkeypatch, capsys, GOOD)
+    err = err.replace("a method says hello\n", "")
     assert "\n" not in err
     parts = err.split("\r\x1b[K")
     assert parts == ["", "alpha: importing", "alpha: contract suite: shares", ""]
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120, 200])
+def test_a_terminal_has_a_table_that_leaves_out_what_does_not_fit(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    costly = replace(GOOD, name="manifold_mixup", costs=HookCosts(0.0123, 0.0299, 2))
+    _, out, _ = shown(monkeypatch, capsys, GOOD, costly)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.partition("contract suite")[0]).splitlines()
+    assert max(map(len, lines)) <= columns
+    (header,) = (line.split() for line in lines if "augment_batch" in line and "compute_loss" in line)
+    assert {"name", "suite", "augment_batch", "compute_loss", "rows"} <= set(header)
+    assert any("manifold_mixup" in line and "12.3 ms (3.1%)" in line and "29.9 ms (7.5%)" in line for line in lines)
+    assert [title in header for title in ("package", "contract")] in (
+        [[True, True]] if columns == 200 else [[False, False], [True, False]]
+    )
+
+
+@pytest.mark.parametrize("wish", ["--suite", "--no-suite"])
+def test_the_suite_can_be_wished_for(
+    wish: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown(monkeypatch, capsys, GOOD, arguments=("alpha", wish))[0] == 0
 
 
 def test_a_name_that_nothing_has_is_an_error_of_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,5 +84,8 @@ def test_a_register_that_cannot_be_written_is_told_beside_the_package(
     code, out, err = augury(capsys, "plugins", "new", "fresh")
     assert code == 0
     assert err.splitlines()[-1].endswith("once it is installed, `augury plugins trust fresh`.")
-    assert "Your register lists it" not in out
+    assert "Your register lists" not in out
+    commands = [line.strip() for line in out.partition("Next:\n")[2].splitlines()]
+    assert commands[0].startswith("python -m pip install -e ")
+    assert commands[1] == "augury plugins trust fresh"
     assert Path("augury-fresh/pyproject.toml").is_file()

@@ -47,12 +47,16 @@ def install(tmp_path: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch) ->
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
 
-    def put(name: str, dist: str = "", version: str = "1.0") -> None:
+    def put(name: str, dist: str = "", version: str = "1.0", summary: str = "", folder: Path | None = None) -> None:
         dist = dist or f"fake-{name}"
         module = dist.replace("-", "_")
         info = site / f"{module}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n")
+        told = f"Summary: {summary}\n" if summary else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n{told}")
+        if folder is not None:
+            origin = {"url": folder.as_uri(), "dir_info": {"editable": True}}
+            (info / "direct_url.json").write_text(json.dumps(origin))
         (info / "entry_points.txt").write_text(f"[augury.methods]\n{name} = {module}:M\n")
         (site / f"{module}.py").write_text("raise RuntimeError('imported')")
 
@@ -82,6 +86,20 @@ def test_a_pipe_gets_one_line_a_method_and_problems_on_stderr(install: Install, 
         for line in problems
     )
     assert problems[-1].startswith("./registry.toml: is not valid TOML and is ignored")
+
+
+def test_the_summary_is_the_package_s_where_the_register_has_none(install: Install, user_file: Path) -> None:
+    install("alpha", summary="what the package says")
+    install("beta", summary="what beta says")
+    install("gamma", summary="what gamma says")
+    user_file.write_text(LISTED)
+    assert RUNNER.invoke(app, ["trust", "beta", "--yes"]).exit_code == 0
+    alpha = tomllib.loads(LISTED)["methods"]["alpha"]["summary"]
+    for name, summary in [("alpha", alpha), ("beta", "what beta says"), ("gamma", "what gamma says")]:
+        rows = RUNNER.invoke(app, ["list"]).stdout.splitlines()
+        assert next(row for row in rows if row.startswith(f"{name} ")).endswith(summary)
+        methods = json.loads(RUNNER.invoke(app, ["list", "--json"]).stdout)
+        assert next(method for method in methods if method["name"] == name)["summary"] == summary
 
 
 @pytest.mark.parametrize("columns", [40, 99, 100, 140])
@@ -200,6 +218,47 @@ def test_trusting_another_package_than_the_listed_one_shows_both(install: Instal
         "Listed is fake-alpha (fake_alpha:M), versions >=1,<2 (user register): this is another.",
     ]
     assert user_file.read_text() == LISTED
+
+
+def test_trusting_again_shows_what_would_change_and_asks(install: Install, user_file: Path, tmp_path: Path) -> None:
+    install("alpha", folder=tmp_path / "project")
+    user_file.write_text(LISTED.replace(", at some length, so that it fills more than a line of a terminal", ""))
+    before = user_file.read_text()
+    result = RUNNER.invoke(app, ["trust", "alpha"], input="n\n")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[:6] == [
+        f"alpha: fake-alpha 1.0 (fake_alpha:M) from {tmp_path / 'project'}",
+        "It is listed already. Your register's entry would become what `trust` writes today:",
+        '  - title = "Alpha: the first"',
+        '  - hooks = ["augment_batch", "post_epoch"]',
+        '  - summary = "[red]nothing[/red] at all is what it does."',
+        f'  + folder = "{tmp_path / "project"}"',
+    ]
+    assert user_file.read_text() == before
+    assert RUNNER.invoke(app, ["trust", "alpha"], input="y\n").exit_code == 0
+    assert tomllib.loads(user_file.read_text())["methods"]["alpha"].keys() == {
+        "distribution",
+        "entry_point",
+        "versions",
+        "folder",
+        "paper",
+    }
+    result = RUNNER.invoke(app, ["trust", "alpha"], input="")
+    assert result.exit_code == 0
+    assert "It is listed already (user register, versions >=1,<2)." in result.stdout
+
+
+def test_trusting_another_folder_than_the_listed_one_shows_both(
+    install: Install, user_file: Path, tmp_path: Path
+) -> None:
+    install("alpha", folder=tmp_path / "project")
+    user_file.write_text(f"{LISTED}folder = '{tmp_path / 'site'}'\n")
+    result = RUNNER.invoke(app, ["trust", "alpha"], input="n\n")
+    assert result.stdout.splitlines()[:2] == [
+        f"alpha: fake-alpha 1.0 (fake_alpha:M) from {tmp_path / 'project'}",
+        f"Listed is fake-alpha (fake_alpha:M) from {tmp_path / 'site'}, versions >=1,<2 (user register): "
+        "this is another.",
+    ]
 
 
 def test_untrust_takes_a_method_off_the_register_and_tells_what_named_it(install: Install, user_file: Path) -> None:

@@ -146,8 +146,8 @@ def test_what_is_not_installed_fails_only_when_it_is_asked_for(install: Install)
     default_user_file().write_text('[methods.ghost]\ndistribution="g"\nentry_point="g:G"\nversions=""\n')
     ghost = next(method for method in check(suite=False, costs=False).methods if method.name == "ghost")
     assert ghost.passed
-    assert "pip install g" in ghost.notes[0]
-    assert "pip install g" in quick("ghost")[0].faults[0]
+    assert "g is not installed" in ghost.notes[0]
+    assert "g is not installed" in quick("ghost")[0].faults[0]
 
 
 def test_names_and_aliases(install: Install) -> None:
@@ -169,13 +169,17 @@ def test_the_suite_s_failures_are_told_in_a_line_each(install: Install, monkeypa
     def suite(method: str, options: object = None, reporter: Callable[[str], None] = print) -> SuiteResult:
         ran.append(method)
         reporter("shares")
-        return SuiteResult(method, 3, (Failure("shares", "sum to 0.9\nlook there"), Failure("state", "")), 1, 2.0)
+        failed = Failure("shares", "sum to:\n  0.9"), Failure("state", ""), Failure("draws", "as before " * 99)
+        return SuiteResult(method, 3, failed, 1, 2.0)
 
     monkeypatch.setattr("augury.testing.outcome.run_suite", suite)
     report = check(["alpha", "beta"], costs=False, watch=lambda doing, at="": told.append((doing, at)))
     alpha, beta = report.methods
     assert not alpha.passed
-    assert list(failures(alpha)) == ["alpha: shares: sum to 0.9", "alpha: state: no reason given"]
+    *short, long = failures(alpha)
+    assert short == ["alpha: shares: sum to: 0.9", "alpha: state: no reason given"]
+    assert re.fullmatch(r"alpha: draws: (as before )+(as )?\.\.\.", long)
+    assert 200 < len(long) < 300
     assert ("alpha: contract suite", "shares") in told
     # What cannot be imported fails by that already.
     assert ran == ["alpha"]
@@ -183,14 +187,48 @@ def test_the_suite_s_failures_are_told_in_a_line_each(install: Install, monkeypa
     assert not beta.passed
 
 
-def test_the_suite_without_pytest_is_refused_before_anything_is_done(
-    install: Install, monkeypatch: pytest.MonkeyPatch
-) -> None:
+REQUIRES = source("class Options(augury.Options):\n        x: int\n        rate: float = 1")
+
+
+def test_the_suite_is_run_with_what_the_register_gives(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that nothing gives is missing, which is no fault of the method."""
+    install("alpha", REQUIRES)
+    install("beta", REQUIRES)
+    with default_user_file().open("a") as file:
+        file.write("[defaults.alpha]\nx = 3\nrate = inf\n")
+    given = {}
+
+    def suite(method: str, options: object = None, reporter: object = None) -> SuiteResult:
+        given[method] = options
+        return SuiteResult(method, 1, (), 0, 1.0)
+
+    monkeypatch.setattr("augury.testing.outcome.run_suite", suite)
+    alpha, beta = check(["alpha", "beta"], costs=False).methods
+    assert given == {"alpha": {"x": 3, "rate": "inf"}}, "as JSON can say it"
+    assert alpha.suite is not None
+    assert alpha.notes == ()
+    assert beta.passed
+    assert beta.suite is None
+    assert beta.notes == (
+        "beta: the suite was not run: `x` must be given. [defaults.beta] in your register can do so.",
+    )
+
+
+def test_the_suite_without_pytest(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out with a word where nobody asked for it, refused where somebody did; a wrong name is told before."""
+    install("alpha")
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "pytest" else real(name, *a))
+    report = check(["alpha"], costs=False)
+    assert report.passed
+    assert report.methods[0].suite is None
+    assert len(report.notes) == 1
+    assert re.match(r"contract suite not run: it needs pytest. .*augury-core\[testing\]", report.notes[0])
+    assert check(["alpha"], suite=False, costs=False).notes == ()
     with pytest.raises(UsageError, match=r"needs pytest. Install it with .*, or leave the suite out: --no-suite"):
-        check([])
-    assert check([], suite=False, costs=False).passed
+        check(["alpha"], suite=True)
+    with pytest.raises(UsageError, match="unknown method `alpa`"):
+        check(["alpa"], suite=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -12,9 +13,10 @@ import pytest
 
 from augury.errors import AuguryError, UsageError
 from augury.hookspecs import HOOKS
+from augury.listing import Found
 from augury.method import hook_implementations
-from augury.register_file import Entry, add_entry
-from augury.registry import Found, Register, default_user_file
+from augury.register_file import Entry, add_entry, changes
+from augury.registry import Register, default_user_file
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_PARTY = {
@@ -42,7 +44,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AUGURY_CONFIG", str(tmp_path / "config"))
 
-    def put(name: str, source: str = GOOD, *, dist: str = "", version: str = "1.0", target: str = "", at: str = "site"):
+    def put(
+        name: str,
+        source: str = GOOD,
+        *,
+        dist: str = "",
+        version: str = "1.0",
+        target: str = "",
+        at: str = "site",
+        origin: object = None,
+    ):
         dist = dist or f"fake-{name}"
         module = dist.replace("-", "_")
         folder = tmp_path / at
@@ -53,6 +64,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         )
         (info / "entry_points.txt").write_text(f"[augury.methods]\n{name} = {target or f'{module}:M'}\n")
         (folder / f"{module}.py").write_text(source)
+        if origin is not None:
+            (info / "direct_url.json").write_text(origin if isinstance(origin, str) else json.dumps(origin))
         if str(folder) not in sys.path:
             monkeypatch.syspath_prepend(str(folder))
         return dist
@@ -141,7 +154,19 @@ def test_a_listed_method_that_is_not_installed_says_what_to_install(install: Ins
     user_lists("ghost")
     register = Register.load()
     assert found(register, "ghost").status == "not installed"
-    assert refusal(register, "ghost") == "ghost: fake-ghost is not installed. Install it with pip install fake-ghost."
+    assert refusal(register, "ghost") == (
+        "ghost: fake-ghost is not installed. Install it from where you have it, or take it off with "
+        "`augury plugins untrust ghost`."
+    )
+
+
+def test_what_the_built_in_register_lists_is_installed_by_its_name(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("augury.registry.discover", lambda: ({}, []))
+    assert refusal(Register.load(), "isda") == (
+        "isda: augury-isda is not installed. Install it with pip install augury-isda."
+    )
 
 
 def test_an_unlisted_one_is_named_and_leaves_the_others_usable(install: Install) -> None:
@@ -152,7 +177,8 @@ def test_an_unlisted_one_is_named_and_leaves_the_others_usable(install: Install)
     assert found(register, "stranger").status == "not trusted"
     assert refusal(register, "stranger") == (
         "stranger: fake-stranger 1.0 (fake_stranger:M) is installed but not listed. "
-        "Trust it with `augury plugins trust stranger`, or with --trust stranger for one command."
+        "Trust it with `augury plugins trust stranger`, or with --trust stranger for one run, preview, comparison or "
+        "resume."
     )
     assert "fake_stranger" not in sys.modules
     assert register.load_class("alpha")
@@ -176,6 +202,10 @@ def test_two_distributions_that_claim_one_name_are_both_named(install: Install) 
     user_lists("alpha", "twice")
     register = Register.load(trust=["twice"])
     assert found(register, "twice").status == "refused"
+    twice = found(register, "twice")
+    pairs = zip(twice.distribution.split(" and "), twice.version.split(" and "), strict=True)
+    assert set(pairs) == {("fake-twice", "1.0"), ("look-alike", "3.0")}
+    assert set(twice.entry_point.split(" and ")) == {"fake_twice:M", "look_alike:M"}
     line = refusal(register, "twice")
     assert line.startswith("twice: claimed more than once, by ")
     assert "fake-twice 1.0 (fake_twice:M)" in line
@@ -371,6 +401,10 @@ def test_this_repository_s_own_file_says_nothing_new(install: Install) -> None:
             '[aliases.y]\nmethod = "alpha"\noptions = 1',
             "[aliases.y] `options` must be a table of options, got the int 1.",
         ),
+        (
+            '[methods.x]\ndistribution = "x"\nversions = ""\nentry_point = "x:X"\nfolder = "y"',
+            "`folder` must be an absolute path, got 'y'.",
+        ),
         ("[defaults]\nalpha = 1", "[defaults.alpha] must be a table, got the int 1."),
     ],
 )
@@ -419,6 +453,10 @@ def test_a_file_that_cannot_be_read_is_noted(install: Install, tmp_path: Path) -
         ("raise RuntimeError('no\\nway')", "importing fake_broken:M of fake-broken 1.0 failed: RuntimeError: no way."),
         ("import sys; sys.exit(3)", "importing fake_broken:M of fake-broken 1.0 failed: SystemExit: 3."),
         ("raise SystemExit", "importing fake_broken:M of fake-broken 1.0 failed: SystemExit."),
+        (
+            "import augury\nclass Options(augury.Options):\n    alpha = 0.5\n",
+            "fake-broken 1.0: its option `alpha` has no type. Write `alpha: float = 0.5`, say.",
+        ),
         ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'."),
         ("def", "importing fake_broken:M of fake-broken 1.0 failed: SyntaxError: "),
         ("x = 1", "AttributeError: module 'fake_broken' has no attribute 'M'."),
@@ -479,13 +517,11 @@ def test_trusting_lists_what_is_installed(install: Install) -> None:
     install("stranger", version="1.4.2+local")
     register = Register.load()
     entry = register.trust("stranger")
-    assert entry == Entry(
-        "stranger", "fake-stranger", "fake_stranger:M", ">=1.4.2,<2", summary="Says stranger", layer="user"
-    )
+    assert entry == Entry("stranger", "fake-stranger", "fake_stranger:M", ">=1.4.2,<2", layer="user")
     for again in (register, Register.load()):
         assert again.notes == []
         assert found(again, "stranger") == Found(
-            "stranger", "fake-stranger", "1.4.2+local", "fake_stranger:M", entry, "ready"
+            "stranger", "fake-stranger", "1.4.2+local", "fake_stranger:M", entry, "ready", summary="Says stranger"
         )
         assert again.load_class("stranger").__name__ == "M"
 
@@ -555,7 +591,7 @@ def test_what_cannot_be_trusted_is_refused(install: Install) -> None:
     register = Register.load()
     for name, reason in [
         ("twice", "claimed more than once"),
-        ("ghost", "pip install fake-ghost"),
+        ("ghost", "fake-ghost is not installed"),
         ("odd", "its version is not one of PEP 440"),
         ("twise", "unknown method `twise`.*Did you mean `twice`"),
     ]:
@@ -597,6 +633,137 @@ def test_the_user_s_file_is_in_the_platform_s_folder_unless_told(
     assert default_user_file() == tmp_path / "registry.toml"
     monkeypatch.setenv("AUGURY_CONFIG", "")
     assert default_user_file().parent.name == "augury"
+
+
+# What was made in a folder
+
+
+def from_folder(folder: Path, *, editable: bool = True) -> dict[str, object]:
+    """What an installer writes down of a project's folder."""
+    return {"url": folder.as_uri(), "dir_info": {"editable": True} if editable else {}}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The folder of a project; its name has to be quoted, in a URL and on a command line."""
+    folder = tmp_path / "my projects" / "alphä"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("editable", [True, False])
+@pytest.mark.parametrize("linked", [True, False])
+def test_an_entry_with_a_folder_takes_what_is_installed_from_it(
+    install: Install, project: Path, tmp_path: Path, editable: bool, linked: bool
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(project.parent)
+    install("alpha", origin=from_folder(project, editable=editable))
+    user_lists("alpha", folder=str(link / project.name if linked else project))
+    register = Register.load()
+    assert register.notes == []
+    assert register.load_class("alpha").__module__ == "fake_alpha"
+    before = default_user_file().read_text()
+    register.trust("alpha")
+    assert default_user_file().read_text() == before
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        "not JSON",
+        "[]",
+        {"url": 3, "dir_info": {}},
+        {"url": "https://somewhere/fake_alpha.whl", "archive_info": {}},
+        "a wheel in the folder",
+        "another host",
+        "another folder",
+    ],
+)
+def test_an_entry_with_a_folder_takes_nothing_else_of_that_name(
+    install: Install, project: Path, tmp_path: Path, origin: object
+) -> None:
+    given: dict[object, object] = {
+        "a wheel in the folder": {"url": (project / "dist/a.whl").as_uri(), "archive_info": {}},
+        "another host": {"url": project.as_uri().replace("file://", "https://x"), "dir_info": {}},
+        "another folder": from_folder(tmp_path),
+    }
+    install(
+        "alpha", "raise SystemExit('imported')", origin=given.get(origin, origin) if isinstance(origin, str) else origin
+    )
+    install("beta")
+    user_lists("alpha", folder=str(project))
+    register = Register.load(trust=["beta", "alpha"])
+    assert found(register, "alpha").status == "refused"
+    place = f"from {tmp_path}" if origin == "another folder" else "not from a folder"
+    assert refusal(register, "alpha") == (
+        f"alpha: installed is fake-alpha 1.0 (fake_alpha:M), {place}, but listed is what was made in {project}. "
+        f"Install it with pip install -e '{project}', or accept what is installed with `augury plugins trust alpha`."
+    )
+    assert register.load_class("beta")
+    # The way out: what is installed is listed from then on, with the folder that it is from, if any.
+    folder = str(tmp_path) if origin == "another folder" else ""
+    assert register.trust("alpha") == Entry("alpha", "fake-alpha", "fake_alpha:M", ">=1.0,<2", folder)
+    assert found(Register.load(), "alpha").status == "ready"
+    assert ("folder" in default_user_file().read_text()) == bool(folder)
+
+
+def test_a_project_that_is_not_installed_or_was_moved(install: Install, project: Path, tmp_path: Path) -> None:
+    user_lists("alpha", folder=str(project))
+    take_off = "or take it off with `augury plugins untrust alpha`."
+    assert refusal(Register.load(), "alpha") == (
+        f"alpha: fake-alpha is not installed. Install it with pip install -e '{project}', {take_off}"
+    )
+    new = project.rename(tmp_path / "moved")
+    moved = f"{project}, which is not there any more. Install it with pip install -e from where it is now, then "
+    assert refusal(Register.load(), "alpha") == (
+        f"alpha: fake-alpha is not installed. It was made in {moved}`augury plugins trust alpha`, {take_off}"
+    )
+    install("alpha", origin=from_folder(project), at="old")
+    assert refusal(Register.load(), "alpha") == (
+        f"alpha: fake-alpha 1.0 (fake_alpha:M) is imported from {moved}`augury plugins trust alpha`."
+    )
+    install("alpha", origin=from_folder(new), at="new")
+    assert refusal(Register.load(), "alpha") == (
+        f"alpha: installed is fake-alpha 1.0 (fake_alpha:M), from {new}, but listed is what was made in {project}. "
+        "It is not there any more. Accept what is installed with `augury plugins trust alpha`."
+    )
+    assert Register.load().trust("alpha").folder == str(new)
+    assert Register.load().load_class("alpha")
+    # A copy that was installed needs its folder no more.
+    project.parent.rmdir()
+    install("beta", origin=from_folder(project, editable=False))
+    user_lists("beta", folder=str(project))
+    assert Register.load().load_class("beta")
+
+
+def test_trusting_again_takes_out_what_goes_stale_and_keeps_what_the_user_wrote(
+    install: Install, project: Path
+) -> None:
+    install("alpha", version="1.4", origin=from_folder(project))
+    user_lists("alpha", title="Alpha", summary="old", paper="Ann, 2020")
+    with default_user_file().open("a") as file:
+        file.write('\nhooks = ["compute_loss"]\n[aliases.a]\nmethod = "alpha"\n')
+    register = Register.load()
+    before = found(register, "alpha")
+    assert (before.status, before.summary) == ("ready", "old")
+    new = Entry("alpha", "fake-alpha", "fake_alpha:M", ">=1,<2", str(project), paper="Ann, 2020")
+    assert before.entry is not None
+    assert changes(before.entry, new) == [
+        '- title = "Alpha"',
+        '- hooks = ["compute_loss"]',
+        '- summary = "old"',
+        f'+ folder = "{project}"',
+    ]
+    assert register.trust("alpha") == new
+    for again in (register, Register.load()):
+        assert found(again, "alpha").entry == new
+        assert found(again, "alpha").summary == "Says alpha"
+        assert again.aliases.keys() == {"a"}
+    text = default_user_file().read_text()
+    assert Register.load().trust("alpha") == new
+    assert default_user_file().read_text() == text
 
 
 # Taking trust back
@@ -670,7 +837,7 @@ def test_what_the_user_does_not_list_cannot_be_untrusted(install: Install) -> No
     register = Register.load()
     for name, reason in [
         ("isda", "listed by the built-in register, which nobody edits.*pip uninstall augury-isda"),
-        ("stranger", "stranger is not listed, so there is nothing to take back"),
+        ("stranger", "stranger is not listed, so there is nothing to take back.*only with --trust stranger"),
         ("a", "`a` is an alias of alpha"),
         ("alpa", r"unknown method `alpa`. Listed in .*registry\.toml: alpha. Did you mean `alpha`"),
     ]:

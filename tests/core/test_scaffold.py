@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import math
 import re
 import subprocess
@@ -53,6 +54,7 @@ def install(project: Path, site: Path) -> None:
     )
     points = "\n".join(f"{name} = {target}" for name, target in facts["entry-points"]["augury.methods"].items())
     (info / "entry_points.txt").write_text(f"[augury.methods]\n{points}\n")
+    (info / "direct_url.json").write_text(json.dumps({"url": project.as_uri(), "dir_info": {"editable": True}}))
     sys.path.append(str(project / "src"))
 
 
@@ -106,12 +108,14 @@ def test_once_installed_they_are_ready_and_bring_a_recipe(made: Path, register: 
     found = {found.name: found for found in register.methods() if found.name in NAMES}
     assert found.keys() == NAMES.keys()
     brought = {recipe.name: recipe for recipe in recipes(register)}
-    for name, hooks in NAMES.items():
+    for name in NAMES:
         entry = found[name].entry
         assert (found[name].status, found[name].problem) == ("ready", "")
         assert entry is not None
-        assert (entry.hooks, entry.title, entry.versions) == (hooks, spell(name).title, ">=0.1.0,<1")
-        assert entry.summary
+        # What its author is about to change stands in the package alone.
+        assert entry.table().keys() == {"distribution", "entry_point", "versions", "folder"}
+        assert (entry.versions, entry.folder) == (">=0.1.0,<1", str(made / name))
+        assert found[name].summary.startswith(f"{spell(name).title}, an example to start from: ")
         recipe = brought[f"{name}/digits"]
         assert (recipe.problem, recipe.dataset, recipe.methods) == ("", "digits", (name,))
     assert register.notes == []
@@ -233,6 +237,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("two__words", "Try `two_words`."),
         ("../up", "Try `up`."),
         ("ünï", "`ünï` cannot be the name of a new method."),
+        ("Ünïcode", "Try `unicode`."),
+        ("a日b", "Try `a_b`."),
         ("", "`` cannot be the name of a new method."),
         ("n" * (LONGEST + 1), "at most 32 characters."),
     ],
@@ -316,10 +322,29 @@ def test_the_folder_is_named_like_the_distribution_and_has_the_usual_rights(
     assert package.folder == Path("augury-feature-noise")
     assert package.folder.stat().st_mode == (tmp_path / "other").stat().st_mode
     assert package.hooks == DEFAULT_HOOKS
+    assert package.entry.folder == str(tmp_path / "augury-feature-noise")
     assert {path.relative_to(package.folder).as_posix() for path in package.folder.rglob("*") if path.is_file()} == set(
         package.files
     )
     assert read(augury.registry.default_user_file(), "user").methods == {"feature_noise": package.entry}
+
+
+def test_what_else_has_the_name_of_its_distribution_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
+    package = new_package("hot_noise", path=tmp_path / "hot")
+    listed = next(found for found in augury.Register.load().methods() if found.name == "hot_noise")
+    assert (listed.status, listed.problem) == (
+        "not installed",
+        f"hot_noise: augury-hot-noise is not installed. Install it with pip install -e {tmp_path / 'hot'}, or take it "
+        "off with `augury plugins untrust hot_noise`.",
+    )
+    install(package.folder, tmp_path / "site")
+    assert augury.Register.load().resolve("hot_noise")[0].entry == package.entry
+    next(tmp_path.rglob("direct_url.json")).unlink()
+    with pytest.raises(UsageError, match="not from a folder, but listed is what was made in .*/hot\\."):
+        augury.Register.load().resolve("hot_noise")
 
 
 @pytest.mark.parametrize("text", [None, "[methods"])

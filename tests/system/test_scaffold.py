@@ -51,8 +51,10 @@ def test_from_nothing_to_a_run_without_touching_a_file(newcomer: tuple[Path, Run
     (found,) = [row for row in json.loads(run("augury", "plugins", "list", "--json")) if row["name"] == "feature_noise"]
     assert found["status"] == "ready"
     assert (found["distribution"], found["version"]) == ("augury-feature-noise", "0.1.0")
-    assert (found["hooks"], found["title"], found["layer"]) == (list(HOOKS), "Feature noise", "user")
+    assert (found["hooks"], found["layer"]) == ([], "user")
+    assert found["summary"].startswith("Feature noise, an example to start from: ")
     info = json.loads(run("augury", "plugins", "info", "feature_noise", "--json"))
+    assert (info["hooks"], info["summary"]) == (list(HOOKS), found["summary"])
     assert [option["name"] for option in info["options"]] == ["scale", "noise", "penalty", "momentum"]
     assert Path(info["card"]) == folder / "augury-feature-noise" / "README.md"
 
@@ -70,6 +72,11 @@ def test_its_wheel_holds_recipe_and_types_and_runs_elsewhere(newcomer: tuple[Pat
     run("augury", "plugins", "new", "plain")
     wheel = build_wheel(folder / "augury-plain", tmp_path)
     install(folder / "env/bin/python", str(wheel))
+    # Trusted is what is installed from the folder; a wheel is somebody's, until its user says so.
+    (found,) = [row for row in json.loads(run("augury", "plugins", "list", "--json")) if row["name"] == "plain"]
+    assert found["status"] == "refused"
+    assert "not from a folder, but listed is what was made in" in found["problem"]
+    run("augury", "plugins", "trust", "plain", "--yes")
     assert "plain/digits" in run("augury", "recipes", "list")
     site = Path(run("python", "-c", "import augury_plain; print(augury_plain.__file__)").strip()).parent
     assert (site / "py.typed").is_file()
@@ -122,7 +129,7 @@ def test_every_package_passes_the_whole_contract(newcomer: tuple[Path, Run], tmp
 def test_every_package_passes_the_type_checker(tmp_path: Path) -> None:
     sources = render_all(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", *sources], cwd=ROOT, capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", "mypy", "--strict", *sources], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"no issues found in {3 * len(sources)} source files" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from dataclasses import asdict
@@ -15,29 +16,25 @@ if TYPE_CHECKING:
     from augury.checking import Checked, Report
     from augury.training.hook_costs import ReferenceStep
 
-_TITLES = (
-    "name",
-    "package",
-    "version",
-    "listed",
-    "hooks",
-    "contract",
-    "suite",
-    "augment_batch",
-    "compute_loss",
-    "rows",
-)
+_TITLES = ("name", "package", "listed", "hooks", "contract", "suite", "augment_batch", "compute_loss", "rows")
 _WRAPS = ("package", "listed", "hooks", "suite")
 _RIGHT = ("augment_batch", "compute_loss", "rows")
+# The least needed first: what is wrong with any of them is a line of its own.
+_SPARE = ("contract", "hooks", "package", "listed")
 
 
 def check(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Methods; all of them when none is named.")
     ] = None,
-    no_suite: Annotated[
-        bool, typer.Option("--no-suite", help="Leave out the contract suite, which takes most of the time.")
-    ] = False,
+    suite: Annotated[
+        bool | None,
+        typer.Option(
+            "--suite/--no-suite",
+            help="Run the contract suite, which takes most of the time.",
+            show_default="where pytest is installed",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print an object and nothing else on stdout.")] = False,
 ) -> None:
     """Hold methods against the register and the contract: what is listed, its hooks, the contract suite, what each
@@ -48,11 +45,14 @@ def check(
     register = Register.load()
     watch = _Watch()
     try:
-        report = run_check(names or (), register, suite=not no_suite, watch=watch)
+        # What a method prints is no part of the answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            report = run_check(names or (), register, suite=suite, watch=watch)
     finally:
         watch.stop()
     if as_json:
-        print_json(asdict(report) | {"passed": report.passed})
+        methods = [asdict(method) | {"passed": method.passed} for method in report.methods]
+        print_json(asdict(report) | {"methods": methods, "passed": report.passed})
     else:
         _print(report)
     for line in register.notes:
@@ -85,8 +85,9 @@ def _print(report: Report) -> None:
 
     tried = [method for method in report.methods if method.layer and method.version]
     if tried:
-        rows = [_cells(method, report.reference) for method in tried]
-        print_rows(_TITLES, rows, wraps=_WRAPS, right=_RIGHT, head=("name", "package"))
+        columns = zip(_TITLES, *(_cells(method, report.reference) for method in tried), strict=True)
+        titles, *rows = zip(*(column for column in columns if any(column[1:])), strict=True)
+        print_rows(titles, rows, wraps=_WRAPS, right=_RIGHT, spare=_SPARE)
     for method in report.methods:
         for line in failures(method):
             typer.echo(f"failed: {line}")
@@ -96,6 +97,8 @@ def _print(report: Report) -> None:
         if method not in tried and method.version:
             needs = f"requires augury-core{method.requires}" if method.requires else "names no version of augury-core"
             typer.echo(f"  {method.name}: {method.distribution} {method.version} {needs}; installed is {report.core}.")
+    for line in report.notes:
+        typer.echo(line)
     if report.reference is not None:
         _print_reference(report.reference)
     if not report.methods:
@@ -106,8 +109,7 @@ def _cells(method: Checked, reference: ReferenceStep | None) -> tuple[str, ...]:
     costs = method.costs
     return (
         method.name,
-        method.distribution,
-        method.version,
+        f"{method.distribution} {method.version}",
         f"{method.layer} {method.versions}",
         ", ".join(method.listed_hooks if method.hooks is None else method.hooks),
         method.contract or "",
@@ -128,7 +130,11 @@ def _suite(method: Checked) -> str:
 def _cost(seconds: float | None, reference: ReferenceStep | None) -> str:
     if seconds is None or reference is None:
         return ""
-    return f"{1000 * seconds:.2f} ms ({seconds / reference.seconds:.1%})"
+    return f"{_three_digits(1000 * seconds)} ms ({seconds / reference.seconds:.1%})"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
 def _print_reference(reference: ReferenceStep) -> None:

@@ -55,12 +55,15 @@ def _tell(made: Package) -> None:
     if made.problem:
         typer.echo(made.problem, err=True)
     else:
-        typer.echo(f"Your register lists it from now on, versions {entry.versions}: what you made, you trust.")
+        typer.echo(
+            f"Your register lists what is installed from there, versions {entry.versions}: what you made, you trust."
+        )
     typer.echo("\nNext:")
     extra = shlex.quote(f"{made.folder}[test]")
     at = _commands()
     for command in (
         f"{at}python -m pip install -e {extra}",
+        *([f"{at}augury plugins trust {entry.name}"] if made.problem else []),
         f"{at}python -m pytest {folder}",
         f"{at}augury plugins list",
         f"{at}augury run --recipe {entry.name}/digits",

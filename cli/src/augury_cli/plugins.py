@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +18,7 @@ from augury_cli.tables import print_fields, print_json, print_rows
 
 if TYPE_CHECKING:
     from augury.description import Description, Needs, Option
-    from augury.registry import Found
+    from augury.listing import Found
 
 app = typer.Typer(
     name="plugins",
@@ -56,7 +58,9 @@ def info(
     from augury.registry import Register
 
     register = Register.load()
-    description = describe(name, register)
+    # What a method prints when it is imported is no part of the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        description = describe(name, register)
     if as_json:
         print_json(asdict(description))
     else:
@@ -71,18 +75,26 @@ def trust(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Let an installed method be run: list it in your register, after showing where it comes from."""
+    from augury.register_file import changes
     from augury.registry import Register
 
     register = Register.load()
     entry = register.candidate(name)
     found = next(found for found in register.methods() if found.name == name)
-    typer.echo(f"{name}: {found.distribution} {found.version} ({found.entry_point})")
-    if found.status == "ready":
+    source = f" from {entry.folder}" if entry.folder else ""
+    typer.echo(f"{name}: {found.distribution} {found.version} ({found.entry_point}){source}")
+    listed = found.entry
+    if found.status == "ready" and entry == listed:
         typer.echo(f"It is listed already ({entry.layer} register, versions {entry.versions}).")
         return
-    if (listed := found.entry) is not None:
+    if listed is not None and found.status == "ready":
+        typer.echo("It is listed already. Your register's entry would become what `trust` writes today:")
+        for line in changes(listed, entry):
+            typer.echo(f"  {line}")
+    elif listed is not None:
+        place = f" from {listed.folder}" if listed.folder else ""
         typer.echo(
-            f"Listed is {listed.distribution} ({listed.entry_point}), versions {listed.versions} "
+            f"Listed is {listed.distribution} ({listed.entry_point}){place}, versions {listed.versions} "
             f"({listed.layer} register): this is another."
         )
     if not yes and not typer.confirm(f"Running it runs this package's code. Trust its versions {entry.versions}?"):
@@ -122,12 +134,12 @@ app.command("new", cls=QuickCommand)(new)
 def _facts(found: Found) -> dict[str, Any]:
     facts = asdict(found)
     listed = facts.pop("entry") or {"hooks": ()}
-    return facts | {key: listed.get(key, "") for key in ("versions", "layer", "title", "paper", "hooks", "summary")}
+    return facts | {key: listed.get(key, "") for key in ("versions", "layer", "title", "paper", "hooks")}
 
 
 def _cells(found: Found) -> tuple[str, ...]:
-    hooks, summary = (", ".join(found.entry.hooks), found.entry.summary) if found.entry else ("", "")
-    return found.name, found.distribution, found.version, hooks, found.status, summary
+    hooks = ", ".join(found.entry.hooks) if found.entry else ""
+    return found.name, found.distribution, found.version, hooks, found.status, found.summary
 
 
 def _about(description: Description) -> Iterator[tuple[str, str]]:

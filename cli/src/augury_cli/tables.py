@@ -29,7 +29,7 @@ def print_rows(
     wraps: Collection[str] = (),
     right: Collection[str] = (),
     head: Collection[str] = (),
-    spare: Collection[str] = (),
+    spare: Sequence[str] = (),
 ) -> None:
     """Print one line a row into a pipe; on a terminal a table, or paragraphs where a table would not fit.
 
@@ -39,7 +39,7 @@ def print_rows(
         wraps: titles of the columns that may be broken into lines.
         right: titles of the columns that are aligned to the right.
         head: titles of the columns that make the first line of a paragraph; the first one when empty.
-        spare: titles of the columns that a terminal too narrow for all is spared.
+        spare: titles of the columns that a terminal too narrow for all is spared, one after the other.
     """
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     least = [min(width, _NARROW) if title in wraps else width for title, width in zip(titles, widths, strict=True)]
@@ -51,9 +51,10 @@ def print_rows(
     elif sum(least) + 3 * len(least) <= columns:
         _print_table(titles, rows, columns, least, wraps, right)
     elif spare:
-        kept = [number for number, title in enumerate(titles) if title not in spare]
+        first, *rest = spare
+        kept = [number for number, title in enumerate(titles) if title != first]
         fewer = [[row[number] for number in kept] for row in rows]
-        print_rows([titles[number] for number in kept], fewer, wraps=wraps, right=right, head=head)
+        print_rows([titles[number] for number in kept], fewer, wraps=wraps, right=right, head=head, spare=rest)
     else:
         _print_paragraphs(titles, rows, columns, head or titles[:1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,14 +14,17 @@ from packaging.requirements import InvalidRequirement, Requirement
 from augury import __version__
 from augury.errors import AuguryError, UsageError, unknown
 from augury.hookspecs import CONTRACT_VERSION, HOOKS
+from augury.listing import Found
 from augury.register_file import one_line
-from augury.registry import Found, Register
+from augury.registry import Register
 
 if TYPE_CHECKING:
     from augury.testing.outcome import SuiteResult
     from augury.training.hook_costs import CostMeter, HookCosts, ReferenceStep
 
 CORE = "augury-core"
+REASON = 240
+"""Characters of a failed check's reason that are told in its line."""
 
 
 class Watch(Protocol):
@@ -76,12 +80,14 @@ class Report:
     Attributes:
         methods: in the order asked for, else by name.
         reference: the step that costs are held against, None where none were measured.
+        notes: a line for each thing that was left out for all of them, and why.
         contract: the version of the contract here.
         core: the version of augury-core here.
     """
 
     methods: tuple[Checked, ...]
     reference: ReferenceStep | None = None
+    notes: tuple[str, ...] = ()
     contract: str = CONTRACT_VERSION
     core: str = __version__
 
@@ -95,7 +101,7 @@ def check(
     names: Sequence[str] = (),
     register: Register | None = None,
     *,
-    suite: bool = True,
+    suite: bool | None = None,
     costs: bool = True,
     watch: Watch = lambda doing, at="": None,
 ) -> Report:
@@ -105,22 +111,19 @@ def check(
         names: of methods or aliases; one of them that cannot be checked is a fault. All that are installed or listed
             when empty.
         register: the built-in and the user's register when None.
-        suite: run the contract suite on each, in a process of its own.
+        suite: run the contract suite on each, in a process of its own; where pytest is installed when None.
         costs: measure what each hook adds to a step.
         watch: told what is being done.
 
     Raises:
         UsageError: no method has one of the names, or the suite is asked for and pytest is not installed.
     """
-    if suite and importlib.util.find_spec("pytest") is None:
-        raise UsageError(
-            'the contract suite needs pytest. Install it with pip install "augury-core[testing]", or leave the suite '
-            "out: --no-suite."
-        )
     register = register or Register.load()
+    asked_for = _asked_for(names, register)
+    suite, notes = _with_suite(suite)
     meter: CostMeter | None = None
     checked = []
-    for found in _asked_for(names, register):
+    for found in asked_for:
         method = _against_register(found, named=bool(names))
         if found.status == "ready":
             method = _imported(method, register, watch)
@@ -131,12 +134,24 @@ def check(
                 meter = CostMeter(register)
             method = _measured(method, meter, watch)
         if method.hooks is not None and suite:
-            method = _through_suite(method, watch)
+            method = _through_suite(method, register, watch)
         checked.append(method)
     measured = meter is not None and any(method.costs for method in checked)
     if measured:
         watch("the reference step")
-    return Report(tuple(checked), meter.reference if meter is not None and measured else None)
+    return Report(tuple(checked), meter.reference if meter is not None and measured else None, notes)
+
+
+def _with_suite(wanted: bool | None) -> tuple[bool, tuple[str, ...]]:
+    """Whether the suite is run, and a line where only pytest is missing for it."""
+    if wanted is False or importlib.util.find_spec("pytest") is not None:
+        return wanted is not False, ()
+    if wanted:
+        raise UsageError(
+            'the contract suite needs pytest. Install it with pip install "augury-core[testing]", or leave the suite '
+            "out: --no-suite."
+        )
+    return False, ("contract suite not run: it needs pytest. Install it with pip install 'augury-core[testing]'.",)
 
 
 def _asked_for(names: Sequence[str], register: Register) -> list[Found]:
@@ -211,7 +226,9 @@ def _imported(method: Checked, register: Register, watch: Watch) -> Checked:
     if method.listed_hooks and set(method.listed_hooks) != set(hooks):
         faults += (
             f"{method.name}: the {method.layer} register lists the hooks {', '.join(method.listed_hooks)}; "
-            f"{method.entry_point} implements {', '.join(hooks)}. Correct the register's `hooks`.",
+            f"{method.entry_point} implements {', '.join(hooks)}. "
+            + (f"`augury plugins trust {method.name}` writes the entry anew." if method.layer == "user" else "")
+            + ("" if method.layer == "user" else "Correct the register's `hooks`."),
         )
     return replace(method, hooks=hooks, contract=cls.contract, faults=faults)
 
@@ -232,19 +249,27 @@ def _measured(method: Checked, meter: CostMeter, watch: Watch) -> Checked:
         return replace(method, faults=(*method.faults, f"{method.name}: a step on the reference failed: {reason}"))
 
 
-def _through_suite(method: Checked, watch: Watch) -> Checked:
-    """With what the contract suite found."""
+def _through_suite(method: Checked, register: Register, watch: Watch) -> Checked:
+    """With what the contract suite found of it with the options that the register gives it."""
+    from augury.description import plain
     from augury.testing.outcome import run_suite
 
-    doing = f"{method.name}: contract suite"
+    name = method.name
+    given, fields = register.defaults.get(name, {}), register.load_class(name).Options.model_fields
+    missing = [key for key, info in fields.items() if info.is_required() and not {key, info.alias} & given.keys()]
+    if missing:
+        told = " and ".join(f"`{key}`" for key in missing)
+        left_out = f"{name}: the suite was not run: {told} must be given. [defaults.{name}] in your register can do so."
+        return replace(method, notes=(*method.notes, left_out))
+    doing = f"{name}: contract suite"
     watch(doing)
-    return replace(method, suite=run_suite(method.name, reporter=lambda check: watch(doing, check)))
+    return replace(method, suite=run_suite(name, plain(given), reporter=lambda check: watch(doing, check)))
 
 
 def failures(method: Checked) -> Iterator[str]:
-    """A line for each thing that failed: faults, then the checks of the suite with the first line of each reason."""
+    """A line for each thing that failed: faults, then the checks of the suite with their reasons, shortened."""
     yield from method.faults
     if method.suite is not None:
         for failure in method.suite.failed:
-            reason = failure.reason.strip().splitlines()
-            yield f"{method.name}: {failure.check}: {reason[0] if reason else 'no reason given'}"
+            reason = textwrap.shorten(one_line(failure.reason), REASON, placeholder=" ...")
+            yield f"{method.name}: {failure.check}: {reason or 'no reason given'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import types
 import typing
@@ -11,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+from augury.discovery import source_folder
 from augury.errors import UsageError, unknown
+from augury.listing import Found
 from augury.recipes import package_folders, recipes
 from augury.register_file import one_line
-from augury.registry import Found, Register
+from augury.registry import Register
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -117,7 +116,7 @@ def describe(name: str, register: Register) -> Description:
         raise UsageError(unknown("method", name, [*methods, *register.aliases], label="Installed or listed"))
     options, needs, hooks, problem = _imported(found, register)
     entry = found.entry
-    listed = {key: getattr(entry, key) for key in ("layer", "versions", "title", "paper", "summary")} if entry else {}
+    listed = {key: getattr(entry, key) for key in ("layer", "versions", "title", "paper")} if entry else {}
     return Description(
         name=found.name,
         distribution=found.distribution,
@@ -126,6 +125,7 @@ def describe(name: str, register: Register) -> Description:
         status=found.status,
         problem=problem,
         hooks=hooks or (entry.hooks if entry else ()),
+        summary=found.summary,
         aliases={a.name: plain(a.options) for a in register.aliases.values() if a.method == found.name},
         defaults=plain(register.defaults.get(found.name, {})),
         options=options,
@@ -225,11 +225,9 @@ def plain(value: Any) -> Any:
 def _card(found: Found) -> str | None:
     """README.md of the project that an editable install points to, else of the package."""
     try:
-        origin = importlib.metadata.distribution(found.distribution).read_text("direct_url.json")
-        told = json.loads(origin or "{}")
-        editable = told.get("dir_info", {}).get("editable", False)
-        places = [Path(url2pathname(urlsplit(told["url"]).path))] if editable else []
-    except (importlib.metadata.PackageNotFoundError, AttributeError, ValueError, LookupError):
+        project, editable = source_folder(importlib.metadata.distribution(found.distribution))
+    except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
+    places = [Path(project)] if editable else []
     cards = [folder / "README.md" for folder in (*places, *package_folders(found.entry_point))]
     return next((str(card) for card in cards if card.is_file()), None)

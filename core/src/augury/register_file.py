@@ -1,6 +1,6 @@
 """One file of the register: its tables checked and read, and one table written.
 
-    [methods.NAME]     distribution, entry_point, versions, and optionally title, paper, hooks, summary
+    [methods.NAME]     distribution, entry_point, versions, and optionally folder, title, paper, hooks, summary
     [aliases.NAME]     method, and optionally options: another name for a method with options of its own
     [defaults.METHOD]  option = value: what the method's options are where a run does not say
 
@@ -41,6 +41,8 @@ class Entry:
         distribution: the installable package that offers it.
         entry_point: `module:Class`.
         versions: PEP 440 range of the distribution's versions that are meant.
+        folder: absolute path of the project that must have been installed, "" for a distribution from anywhere.
+        title, paper, hooks, summary: what describes it to a reader, and decides nothing.
         layer: whose register lists it.
     """
 
@@ -48,6 +50,7 @@ class Entry:
     distribution: str
     entry_point: str
     versions: str
+    folder: str = ""
     title: str = ""
     paper: str = ""
     hooks: tuple[str, ...] = ()
@@ -151,6 +154,8 @@ def _entry(name: str, table: Mapping[str, Any], layer: Layer) -> Entry:
     texts = {key: _text(table, key) for key in table if key != "hooks"}
     if not TARGET.fullmatch(texts["entry_point"]):
         raise ValueError(f"`entry_point` must be module:Class, got {texts['entry_point']!r}.")
+    if "folder" in texts and not Path(texts["folder"]).is_absolute():
+        raise ValueError(f"`folder` must be an absolute path, got {texts['folder']!r}.")
     hooks = table.get("hooks", [])
     if not (isinstance(hooks, list) and all(isinstance(hook, str) for hook in hooks)):
         raise ValueError(f"`hooks` must be a list of names, got {hooks!r}.")
@@ -233,8 +238,20 @@ def _methods_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_toml(entry: Entry) -> str:
-    lines = [f"{key} = {_quoted(value)}" for key, value in entry.table().items()]
-    return "\n".join([f"[methods.{entry.name}]", *lines, ""])
+    return "\n".join([f"[methods.{entry.name}]", *_lines(entry), ""])
+
+
+def _lines(entry: Entry) -> list[str]:
+    return [f"{key} = {_quoted(value)}" for key, value in entry.table().items()]
+
+
+def changes(old: Entry, new: Entry) -> list[str]:
+    """The lines of a file that one entry loses, each after "- ", and gains, after "+ ", when it becomes the other."""
+    before, after = _lines(old), _lines(new)
+    return [
+        *(f"- {line}" for line in before if line not in after),
+        *(f"+ {line}" for line in after if line not in before),
+    ]
 
 
 def _quoted(value: str | list[str]) -> str:

@@ -13,12 +13,13 @@ import importlib.metadata
 import importlib.resources
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from augury.discovery import GROUP, Claim, discover, mismatch, range_from, unusable
+from augury.discovery import GROUP, Claim, discover, range_from, unusable
 from augury.errors import UsageError, unknown
+from augury.listing import Found, judge
 from augury.register_file import FILE_NAME, Alias, Entry, RegisterFile, add_entry, one_line, remove_entry
 from augury.register_file import parse as parse_file
 from augury.register_file import read as read_file
@@ -26,27 +27,9 @@ from augury.register_file import read as read_file
 if TYPE_CHECKING:
     from augury.method import Method
 
-Status = Literal["ready", "not trusted", "not installed", "refused"]
 
-
-@dataclass(frozen=True)
-class Found:
-    """What is known of one method's name without importing anything.
-
-    Attributes:
-        distribution, version, entry_point: the installed package that offers it; what is listed when none does.
-        entry: the register's entry that it answers to, None when it is not listed.
-        status: "ready" when a run may name it.
-        problem: one line that says why it is not ready and what to do, "" when it is.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    entry_point: str
-    entry: Entry | None
-    status: Status
-    problem: str = ""
+UNTYPED = "model-field-missing-annotation"
+"""What pydantic calls an option without a type."""
 
 
 class Register:
@@ -78,7 +61,7 @@ class Register:
         for name in sorted(trust - claims.keys() - entries.keys()):
             raise UsageError(unknown("method", name, claims, label="Installed"))
         self._found = {
-            name: _judge(name, entries.get(name, ()), claims.get(name, ()), name in trust)
+            name: judge(name, entries.get(name, ()), claims.get(name, ()), name in trust)
             for name in sorted({*entries, *claims})
         }
         self._nameable = entries.keys() | trust
@@ -182,6 +165,12 @@ class Register:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a module may even call sys.exit
+            if getattr(error, "code", None) == UNTYPED:
+                option, _, value = str(error).partition("`")[2].partition("`")[0].partition(" = ")
+                raise UsageError(
+                    f"{found.name}: {source}: its option `{option}` has no type. "
+                    f"Write `{option}: float = {value}`, say."
+                ) from error
             reason = one_line(f"{type(error).__name__}: {error}").rstrip(".: ")
             raise UsageError(
                 f"{found.name}: importing {found.entry_point} of {source} failed: {reason}. "
@@ -196,7 +185,11 @@ class Register:
             raise UsageError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from error
 
     def candidate(self, name: str) -> Entry:
-        """The entry that `trust` would write for an installed method; its present entry if it is ready with one.
+        """The entry that `trust` would write for an installed method.
+
+        Returns:
+            the present entry where the method is ready with one of the built-in register. One of the user's keeps the
+            versions that it accepts, and loses what goes stale while its package is worked on: title, hooks, summary.
 
         Raises:
             UsageError: nothing installed offers the name, or what does cannot be listed: two distributions claim it, or
@@ -205,24 +198,28 @@ class Register:
         found, claims = self._found.get(name), self._claims.get(name, ())
         if found is None:
             raise UsageError(unknown("method", name, self._claims, label="Installed"))
-        if found.entry is not None and found.status == "ready":
-            return found.entry
+        listed = found.entry if found.status == "ready" else None
+        if listed is not None and listed.layer != "user":
+            return listed
         if not claims or unusable(name, claims):
             raise UsageError(found.problem)
         claim = claims[0]
-        return Entry(name, claim.distribution, claim.entry_point, range_from(claim), summary=claim.summary)
+        if listed is not None:
+            return replace(listed, folder=listed.folder or claim.folder, title="", hooks=(), summary="")
+        return Entry(name, claim.distribution, claim.entry_point, range_from(claim), claim.folder)
 
     def trust(self, name: str, user_file: Path | None = None) -> Entry:
-        """List an installed method in the user's register; nothing is written when it is listed and ready already.
+        """List an installed method in the user's register; nothing is written when it is listed so already.
 
         Raises:
             UsageError: as `candidate`, or the user's file is not one that can be edited.
             AuguryError: the user's file cannot be written.
         """
         entry, found = self.candidate(name), self._found[name]
-        if found.status != "ready" or found.entry is None:
+        if found.status != "ready" or entry != found.entry:
             add_entry(user_file or self.user_file, entry)
-            self._found[name] = replace(found, entry=entry, status="ready", problem="")
+            summary = self._claims[name][0].summary
+            self._found[name] = replace(found, entry=entry, status="ready", problem="", summary=summary)
             self._nameable |= {name}
         return entry
 
@@ -243,7 +240,7 @@ class Register:
         self._entries = {**self._entries, name: left}
         self._found.pop(name, None)
         if left or name in self._claims:
-            self._found[name] = _judge(name, left, self._claims.get(name, ()), False)
+            self._found[name] = judge(name, left, self._claims.get(name, ()), False)
         if not left:
             self._nameable -= {name}
             self.aliases = {alias.name: alias for alias in self.aliases.values() if alias.method != name}
@@ -260,7 +257,7 @@ class Register:
         if name in self.aliases:
             return f"`{name}` is an alias of {self.aliases[name].method}. Name the method itself."
         if name in self._found:
-            return f"{name} is not listed, so there is nothing to take back: no run can import it."
+            return f"{name} is not listed, so there is nothing to take back: a run imports it only with --trust {name}."
         known = [entry.name for listed in self._entries.values() for entry in listed if entry.layer == "user"]
         return unknown("method", name, known, label=f"Listed in {self.user_file}")
 
@@ -273,35 +270,6 @@ def default_user_file() -> Path:
     import platformdirs
 
     return platformdirs.user_config_path("augury", appauthor=False) / FILE_NAME
-
-
-def _judge(name: str, entries: Sequence[Entry], claims: Sequence[Claim], trusted: bool) -> Found:
-    """Hold the claims to a name against its entries; one that is accepted is enough."""
-    if not claims:
-        entry = entries[0]
-        problem = f"{name}: {entry.distribution} is not installed. Install it with pip install {entry.distribution}."
-        return Found(name, entry.distribution, "", entry.entry_point, entry, "not installed", problem)
-    first = claims[0]
-    found = Found(name, first.distribution, first.version, first.entry_point, None, "ready")
-    fault = unusable(name, claims)
-    if fault:
-        distributions = " and ".join(dict.fromkeys(claim.distribution for claim in claims))
-        version = first.version if len(claims) == 1 else ""
-        problem = f"{name}: {fault}"
-        return replace(found, distribution=distributions, version=version, status="refused", problem=problem)
-    if not entries:
-        problem = (
-            f"{name}: {first} is installed but not listed. Trust it with `augury plugins trust {name}`, "
-            f"or with --trust {name} for one command."
-        )
-        return found if trusted else replace(found, status="not trusted", problem=problem)
-    problems = []
-    for entry in entries:
-        problem = mismatch(first, entry)
-        if not problem:
-            return replace(found, entry=entry)
-        problems.append(problem)
-    return replace(found, entry=entries[0], status="refused", problem=f"{name}: {problems[0]}")
 
 
 def _refuse_methods(local: RegisterFile, entries: Mapping[str, Sequence[Entry]]) -> None:

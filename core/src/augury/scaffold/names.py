@@ -6,10 +6,12 @@ import importlib.metadata
 import importlib.util
 import keyword
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from augury.errors import UsageError
-from augury.registry import Found, Register
+from augury.listing import Found
+from augury.registry import Register
 
 NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 LONGEST = 32
@@ -46,7 +48,8 @@ def spell(name: str) -> Names:
         UsageError: it is not such a name.
     """
     if not NAME.fullmatch(name) or len(name) > LONGEST:
-        near = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()).strip("_")
+        plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+        near = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain).lower()).strip("_")
         hint = f" Try `{near}`." if NAME.fullmatch(near) and len(near) <= LONGEST else ""
         raise UsageError(f"`{name}` cannot be the name of a new method. Allowed: {RULE}.{hint}")
     words = re.split("[_-]", name)

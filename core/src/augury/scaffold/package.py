@@ -129,7 +129,7 @@ def new_package(
     hooks = tuple(hook for hook in HOOKS if hook in hooks)
     files = render(names, hooks)
     write(folder, files)
-    entry = _entry(names, hooks)
+    entry = _entry(names, folder)
     problem = ""
     try:
         add_entry(register.user_file, entry)
@@ -199,10 +199,12 @@ def _compatible(version: str) -> str:
     return f">={least},<0.{v.minor + 1}" if v.major == 0 else f">={least},<{v.major + 1}"
 
 
-def _entry(names: Names, hooks: tuple[str, ...]) -> Entry:
-    point, summary = f"{names.module}:{names.cls}", _summary(names, hooks)
-    versions = range_from(Claim(names.method, names.distribution, VERSION, point, summary))
-    return Entry(names.method, names.distribution, point, versions, names.title, hooks=hooks, summary=summary)
+def _entry(names: Names, folder: Path) -> Entry:
+    """What is trusted: that project, and not whatever else has the name of its distribution. Hooks and summary are left
+    to the package, whose author is about to change them."""
+    point = f"{names.module}:{names.cls}"
+    versions = range_from(Claim(names.method, names.distribution, VERSION, point))
+    return Entry(names.method, names.distribution, point, versions, str(folder.resolve()))
 
 
 def _hook_faults(hooks: Sequence[str]) -> list[str]:

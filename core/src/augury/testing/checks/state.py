@@ -122,7 +122,7 @@ def _number(value: Any) -> str:
     if value is None:
         return "missing"
     number = float(value)
-    return f"{number:.6g}" if math.isfinite(number) else str(number)
+    return f"{number:.9g}" if math.isfinite(number) else str(number)
 
 
 def evaluation(bench: Bench) -> None:
