@@ -30,6 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return "first"
 
 
+@pytest.mark.slow
 def test_from_a_run_to_a_run_on_its_subset(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = f"uncertainty {run} --with dcutmix:k=2 --passes 3 --keep 0.3"
     code, out, _ = augury(line, capsys)

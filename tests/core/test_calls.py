@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,9 +90,16 @@ def test_only_what_is_trained_is_a_parameter() -> None:
 def test_a_wrappers_error_is_named_after_it_whoever_stands_around_it(place: str, order: int) -> None:
     composition: list[Any] = [Scaled, (Raising, {"at": place})]
     methods = augury.compose(composition[::-1] if order else composition, num_classes=3)
-    with pytest.raises(augury.MethodError, match="^raising: `compute_loss` raised ZeroDivisionError: by nothing$") as e:
+    with pytest.raises(augury.MethodError, match="^raising: `compute_loss` raised ZeroDivisionError: by nothing") as e:
         loss_of(methods)
     assert isinstance(e.value.__cause__, ZeroDivisionError)
+    assert str(e.value).endswith(f" ({Path(__file__).name}:{raising_line()})"), "where in the method's own code"
+
+
+def raising_line() -> int:
+    """Where `Raising` raises."""
+    lines = Path(__file__).read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if "by nothing" in line)
 
 
 def test_an_error_in_the_making_names_the_method() -> None:

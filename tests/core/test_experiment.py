@@ -103,6 +103,7 @@ def test_a_suite_interrupted_twice_gives_the_table_of_one_that_never_was(
             )
 
 
+@pytest.mark.slow
 def test_several_at_once_give_what_one_after_the_other_gives(tmp_path: Path) -> None:
     suite = suite_of("resmooth", "resmooth+isda", seeds=1)
     one = run_suite(suite, tmp_path / "one")
@@ -324,6 +325,7 @@ def test_a_budget_without_room_for_one_epoch_is_refused(tmp_path: Path) -> None:
 # In Python.
 
 
+@pytest.mark.slow
 def test_compare_in_python_is_typed_and_quiet_when_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = {"data.images_per_class": 10, "optim.batch_size": 25, "optim.epochs": 1, "train": {"trackers": []}}
     found = augury.compare(

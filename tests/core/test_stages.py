@@ -126,6 +126,7 @@ def make_or_find(rank: int, folder: Path, made: bool) -> None:
 
 
 @pytest.mark.parametrize("everywhere", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
 def test_processes_make_it_together_or_not_at_all(everywhere: bool, tmp_path: Path) -> None:
     kept_in(tmp_path / "run").recall_or("m/thing", Making(), {})
     mp.spawn(make_or_find, args=(tmp_path, everywhere), nprocs=2)
@@ -211,6 +212,7 @@ def test_networks_of_both_pipelines_are_kept_apart(tmp_path: Path) -> None:
     assert not torch.equal(base, augmented)
 
 
+@pytest.mark.slow
 def test_runs_of_a_comparison_share_their_stages(tmp_path: Path) -> None:
     config, steps = small(train={"trackers": []}), Steps()
     suite = {

@@ -143,9 +143,11 @@ def test_a_fault_is_caught_by_its_check_and_by_no_other(method: type[augury.Meth
 def test_a_sound_method_passes(method: type[augury.Method], skipped: set[str], augury_workers: Workers) -> None:
     found = outcomes(method, augury_workers, options={"rate": 0.1} if method is later.Demanding else {})
     assert not failing(found), found
-    assert {test for test, text in found.items() if text == SKIPPED} - {"test_gpu"} == skipped
+    # These are classes, which bring no recipes.
+    assert {test for test, text in found.items() if text == SKIPPED} - {"test_gpu", "test_recipes"} == skipped
 
 
 def test_every_check_catches_a_fault() -> None:
     checks = {name for name in dir(MethodContract) if name.startswith("test_")}
-    assert checks - set(CAUGHT_BY.values()) == {"test_gpu"}, "which needs a GPU"
+    # The one needs a GPU, the other a package (test_testing_parts.py has faulty recipes).
+    assert checks - set(CAUGHT_BY.values()) == {"test_gpu", "test_recipes"}

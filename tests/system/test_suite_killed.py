@@ -65,6 +65,7 @@ def table_of(folder: Path) -> Any:
     return [{key: value for key, value in row.items() if key not in timed} for row in said["rows"]]
 
 
+@pytest.mark.slow
 def test_a_suite_killed_twice_gives_the_table_of_one_never_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_run_keeps_and_exports_only_what_its_agreement_has(agreement: str, tmp
     assert shown == ({"agmax/entropy", "agmax/disagreement"} if agreement == "mi" else {f"agmax/{agreement}"})
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_without_a_q_network_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     config = small(("agmax", {"agreement": "kl"}))
     train(config, tmp_path / "run")

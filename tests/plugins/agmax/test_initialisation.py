@@ -144,6 +144,7 @@ def official_run(**sections: Any) -> RunConfig:
     return small(("agmax", {"n_units": 8, **OFFICIAL}), **sections)
 
 
+@pytest.mark.slow
 def test_a_run_starts_so_once_and_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     config = official_run(train={"ema": 0.9})
     train(config, tmp_path / "run")

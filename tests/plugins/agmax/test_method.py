@@ -228,6 +228,7 @@ def terms(rank: int, size: int, folder: Path) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_on_half_batches_are_one_on_the_whole(tmp_path: Path) -> None:
     terms(0, 1, tmp_path)
     mp.spawn(terms, args=(2, tmp_path), nprocs=2)

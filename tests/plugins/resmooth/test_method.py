@@ -363,6 +363,7 @@ def join_and_step(rank: int, size: int, folder: Path) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_on_half_batches_give_what_one_gives(tmp_path: Path) -> None:
     join_and_step(0, 1, tmp_path)
     mp.spawn(join_and_step, args=(2, tmp_path), nprocs=2)

@@ -54,6 +54,7 @@ def test_another_network_in_the_same_file_is_another_stage(base_run: Path, tmp_p
     assert not all(torch.equal(a, b) for a, b in zip(kept[0], kept[1], strict=True))
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_may_be_gone_when_the_run_goes_on(tmp_path: Path) -> None:
     train(small(), tmp_path / "base")
     config = small(("resmooth", {"pretrained": str(tmp_path / "base")}))
