@@ -308,7 +308,7 @@ def test_a_narrow_terminal_gets_paragraphs_and_a_wide_one_a_table(augury: Comman
     start = recipes[0].index("alpha/whole: 95.1")
     assert recipes[0][start + 1].startswith("  title: ")
     assert not any("model" in line for line in recipes[0])
-    assert recipes[1][1].split() == ["name", "published", "title"]
+    assert recipes[1][1].split() == ["name", "methods", "published", "title"]
     assert recipes[2][1].split() == ["name", "data", "set", "model", "methods", "published", "title"]
 
 
