@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.docs_programs import DOCS, load
 
 import augury
 from augury import hookspecs
 
-DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "hooks.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("reference")
 
 
 def section(title: str) -> str:

@@ -14,7 +14,6 @@ needs must be there: it fails as it would for a reader. `make docs-check` runs t
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pickle
@@ -34,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
+from tests.docs_programs import load
 
 import augury_cli.main
 from augury.data.decoding import SUFFIXES
@@ -204,11 +204,7 @@ def test_every_command_is_in_a_block_that_is_run() -> None:
 
 
 def test_the_settings_file_is_what_the_models_say() -> None:
-    spec = importlib.util.spec_from_file_location("settings_page", DOCS / "settings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+    page = load("settings")
     assert page.FILE.read_text(encoding="utf-8") == page.render(), "write it anew: make docs"
 
 

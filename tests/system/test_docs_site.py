@@ -3,22 +3,19 @@ searched."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 import time
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.docs_programs import load
+from tests.system.browser import browser as browser
 
 ROOT = Path(__file__).parents[2]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 # The search draws into shadow roots.
 FOUND = """
     const roots = [...document.querySelectorAll("*")].map((one) => one.shadowRoot).filter((root) => root !== null)
@@ -26,16 +23,7 @@ FOUND = """
 """
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("documentation_site", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PROGRAM = _load(ROOT / "docs" / "build.py")
+PROGRAM = load("build")
 
 
 @pytest.fixture(scope="module")
@@ -120,22 +108,6 @@ def test_links_to_headings_lead_there_on_a_code_host_too() -> None:
 
 
 # In a browser.
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("no chromium and chromedriver here (Debian and Ubuntu: apt install chromium chromium-driver)")
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = selenium.ChromeOptions()
-    options.binary_location = BROWSER
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def _open(browser: Any, page: Path, *, width: int = 1280, scheme: str = "light") -> None:

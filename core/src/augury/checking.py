@@ -224,11 +224,12 @@ def _imported(method: Checked, register: Register, watch: Watch) -> Checked:
     hooks = tuple(hook for hook in HOOKS if hook in implemented)
     faults = method.faults
     if method.listed_hooks and set(method.listed_hooks) != set(hooks):
+        way_out = "Correct the register's `hooks`."
+        if method.layer == "user":
+            way_out = f"`augury plugins trust {method.name}` writes the entry anew."
         faults += (
             f"{method.name}: the {method.layer} register lists the hooks {', '.join(method.listed_hooks)}; "
-            f"{method.entry_point} implements {', '.join(hooks)}. "
-            + (f"`augury plugins trust {method.name}` writes the entry anew." if method.layer == "user" else "")
-            + ("" if method.layer == "user" else "Correct the register's `hooks`."),
+            f"{method.entry_point} implements {', '.join(hooks)}. {way_out}",
         )
     return replace(method, hooks=hooks, contract=cls.contract, faults=faults)
 

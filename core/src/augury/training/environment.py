@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import platform
 import sys
@@ -52,10 +51,10 @@ def _origin(name: str, cls: type[Method]) -> str:
     """The package that offers a method; the class, where none does."""
     for point in entry_points(group=GROUP, name=name):
         # Its module has been imported if the class came from it; nothing is imported to find out.
-        offered = functools.reduce(
-            lambda thing, part: getattr(thing, part, None), point.attr.split("."), sys.modules.get(point.module)
-        )
-        if point.dist is not None and id(offered) == id(cls):
+        offered: Any = sys.modules.get(point.module)
+        for part in point.attr.split("."):
+            offered = getattr(offered, part, None)
+        if point.dist is not None and offered is cls:
             return f"{point.dist.name} {point.dist.version}"
     return f"{_CLASS} {cls.__module__}.{cls.__qualname__}"
 
