@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,30 +142,10 @@ class Loop:
         self.step_module.train()
         keep_statistics(self.network)
         started = time.perf_counter() - tally.seconds
-        parts, trained = self.config.optim.accumulation, 0
         batches = self.loader.epoch(position.epoch, start=position.step)
-        for number, batch in enumerate(batches, 1):
-            self.labels.prepare(batch)
-            started += self._augment(batch)
-            whole = number % parts == 0
-            # A method may have taken all images out.
-            if len(batch):
-                # Gradients are summed over processes once a step.
-                with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
-                    loss, logits = self.step_module(batch)
-                    self._backward(loss / parts if parts > 1 else loss)
-                tally.add(loss, logits, batch)
-                trained += 1
-            if not whole:
-                continue
-            if trained:
-                if trained < parts:
-                    self._rescale(parts / trained, summed=len(batch) > 0)
-                self._optimise()
-            else:
-                self.methods.step()
-                self.schedule.step(self.methods.run.step)
-            trained = 0
+        while position.step < self.loader.steps:
+            # Showing a training's first batch is none of its time.
+            started += self._step(batches)
             position.step += 1
             self.reporter.step(self.config.optim.batch_size)
             if self.stop.asked:
@@ -177,6 +157,31 @@ class Loop:
         float(tally.loss)
         tally.seconds = time.perf_counter() - started
         position.epoch, position.step = position.epoch + 1, 0
+
+    def _step(self, batches: Iterator[Batch]) -> float:
+        """One optimiser step, over its parts; returns the seconds that showing a training's first batch took."""
+        parts, trained, drawing = self.config.optim.accumulation, 0, 0.0
+        for number in range(1, parts + 1):
+            batch = next(batches)
+            self.labels.prepare(batch)
+            drawing += self._augment(batch)
+            whole = number == parts
+            # A method may have taken all images out.
+            if len(batch):
+                # Gradients are summed over processes once a step.
+                with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
+                    loss, logits = self.step_module(batch)
+                    self._backward(loss / parts if parts > 1 else loss)
+                self.position.tally.add(loss, logits, batch)
+                trained += 1
+        if trained:
+            if trained < parts:
+                self._rescale(parts / trained, summed=len(batch) > 0)
+            self._optimise()
+        else:
+            self.methods.step()
+            self.schedule.step(self.methods.run.step)
+        return drawing
 
     def _backward(self, loss: Tensor) -> None:
         # Accelerate looks for a package on the disk each time, which takes as long as a few small layers.
