@@ -16,6 +16,8 @@ DEMO      := compare --dataset digits --model resnet20_cifar --with-each isda,dc
 
 # Extra arguments for pytest: make unit PYTEST_ARGS="-k isda -x"
 PYTEST_ARGS ?=
+# And for the soak: make soak SOAK_ARGS="--runs 20 --first 300"
+SOAK_ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # Where Python may not keep its bytecode, every start would compile torch and all it brings anew: 15 s instead of 5.
@@ -27,7 +29,7 @@ export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-all lint format types layers unit bench docs recipes docs-check wheels constraints clean
+.PHONY: help install demo test test-all lint format types layers unit fuzz soak bench docs recipes docs-check wheels constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -85,6 +87,14 @@ layers: install ## which package and module may import which
 unit: install ## the tests alone
 	@echo "== pytest"
 	$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
+
+fuzz: install ## 10,000 hostile files and texts instead of the 300 of `make unit`, other ones each time (half an hour)
+	@echo "== fuzzing"
+	$(PYTEST) tests/fuzz --hypothesis-profile=fuzz --timeout=3600 $(PYTEST_ARGS)
+
+soak: install ## 100 short runs, each killed at random moments, resumed, and compared with its undisturbed twin (10 minutes)
+	@echo "== soak"
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 bench: install ## the table of ratios against plain implementations
 	$(BIN)/python benchmarks/run.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from augury.errors import AuguryError
 from augury_cli import backbones, compare, evaluate, plugins, recipes, report, run, uncertainty
+from augury_cli.processes import refuse_several, say
 from augury_cli.quick import QuickCommand, QuickGroup
 
 
@@ -25,15 +27,15 @@ class Program(QuickGroup):
         except AuguryError as error:
             if ctx.params["debug"]:
                 raise
-            typer.echo(str(error), err=True)
+            say(str(error), error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stopped:
+            say("interrupted")
+            raise typer.Exit(128 + getattr(stopped, "number", signal.SIGINT)) from None
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            typer.echo(f"augury failed: {type(error).__name__}: {error}\nShow where with: augury --debug ...", err=True)
+            say(f"augury failed: {type(error).__name__}: {error}\nShow where with: augury --debug ...", error)
             raise typer.Exit(1) from None
 
 
@@ -77,10 +79,13 @@ def program(
 
 
 def main() -> None:
-    """Entry point. `--debug` may stand anywhere on the line."""
+    """Run the command of this line; ends in SystemExit. `--debug` may stand anywhere on the line."""
+    # Python would look for the modules of further processes in the present folder first, and that may be anybody's.
+    os.environ["PYTHONSAFEPATH"] = "1"
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    refuse_several(arguments)
     # Where output goes into a closed pipe (`augury ... | head`), end quietly.
     try:
         app(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,7 +69,7 @@ def show(
 ) -> None:
     """Print a recipe's file as it is; its path, as a comment, on stderr, and what keeps it from being run."""
     from augury.catalogue import absent
-    from augury.errors import AuguryError
+    from augury.errors import AuguryError, plain
     from augury.recipes import describe, find_recipe
 
     path = find_recipe(name)
@@ -76,11 +77,19 @@ def show(
         text = path.read_bytes()
     except OSError as error:
         raise AuguryError(f"recipe {path}: cannot be read: {error.strerror}.") from None
-    typer.echo(f"# {path}", err=True)
-    typer.echo(text, nl=False)
+    typer.echo(f"# {plain(str(path))}", err=True)
+    typer.echo(_harmless(text) if sys.stdout.isatty() else text, nl=False)
     recipe = describe(name, path)
     if problem := recipe.problem or absent([recipe.model]).get(recipe.model):
         typer.echo(f"{name}: {problem}", err=True)
+
+
+def _harmless(content: bytes) -> str:
+    """A file's text for a terminal, which it is not to steer."""
+    from augury.errors import plain
+
+    lines = content.decode("utf-8", "replace").replace("\r\n", "\n")
+    return "\t".join(map(plain, lines.split("\t")))
 
 
 def _cells(recipe: Recipe) -> tuple[str, ...]:

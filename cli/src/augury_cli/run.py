@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from augury_cli.processes import Processes, in_processes, is_first, watching
 from augury_cli.settings import (
     AsJson,
+    AutoBatch,
     Dataset,
     Methods,
     Model,
+    OnNan,
     Pretrained,
     Recipe,
+    SaveEvery,
     Set,
     SkipBad,
     Subset,
+    SyncBn,
     Trust,
     open_register,
     read_settings,
@@ -46,6 +51,11 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build all, take two steps on noise, and print the plan and its cost.")
     ] = False,
+    save_every: SaveEvery = None,
+    on_nan: OnNan = None,
+    auto_batch: AutoBatch = False,
+    processes: Processes = None,
+    sync_bn: SyncBn = False,
     as_json: AsJson = False,
     trust: Trust = None,
 ) -> None:
@@ -54,26 +64,39 @@ def run(
     augury run --dataset digits --with isda:lambda_0=0.25 --with dcutmix --set optim.epochs=5 --output runs/first
     """
     config = read_settings(
-        recipe, dataset, model, methods, set_, pretrained=pretrained, skip_bad=skip_bad, subset=subset
+        recipe,
+        dataset,
+        model,
+        methods,
+        set_,
+        pretrained=pretrained,
+        skip_bad=skip_bad,
+        subset=subset,
+        save_every=save_every,
+        on_nan=on_nan,
+        auto_batch=auto_batch,
+        sync_bn=sync_bn,
     )
     register = open_register([m.name for m in config.methods], trust)
+    in_processes(processes, output)
     if dry_run:
         from augury.training.rehearsal import rehearse
 
         with recipes_network(recipe, config):
             found = rehearse(config, register)
-        _print_rehearsal(found, as_json)
+        if is_first():
+            _print_rehearsal(found, as_json)
         return
     from augury.training.trainer import train
-    from augury_cli.progress import Terminal
 
-    with recipes_network(recipe, config), Terminal(epochs=True) as terminal:
-        result = train(config, output, register=register, reporter=terminal)
+    with recipes_network(recipe, config), watching() as reporter:
+        result = train(config, output, register=register, reporter=reporter)
     _summary(result, as_json)
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an interrupted run.")],
+    processes: Processes = None,
     as_json: AsJson = False,
     trust: Trust = None,
 ) -> None:
@@ -82,11 +105,11 @@ def resume(
 
     config = load_config(folder / "config.json")
     register = open_register([m.name for m in config.methods], trust)
+    in_processes(processes, folder)
     from augury.training.trainer import resume as resume_run
-    from augury_cli.progress import Terminal
 
-    with Terminal(epochs=True) as terminal:
-        result = resume_run(folder, register=register, reporter=terminal)
+    with watching() as reporter:
+        result = resume_run(folder, register=register, reporter=reporter)
     _summary(result, as_json)
 
 
@@ -132,6 +155,8 @@ def preview(
 
 
 def _summary(result: Result, as_json: bool) -> None:
+    if not is_first():
+        return
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
         return

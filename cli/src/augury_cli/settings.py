@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from augury.training.launch import place
+from augury_cli.processes import note
+
 if TYPE_CHECKING:
     from augury.config import RunConfig
     from augury.registry import Register
@@ -44,10 +47,26 @@ Pretrained = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read, instead of stopping.")
 ]
+SaveEvery = Annotated[
+    int | None,
+    typer.Option("--save-every", metavar="STEPS", min=1, help="Write a checkpoint every so many steps, too."),
+]
+OnNan = Annotated[
+    str | None,
+    typer.Option(
+        "--on-nan",
+        metavar="stop|skip",
+        help="Where a step's loss or gradient is not finite: stop (as by default), or skip it: nothing of it remains.",
+    ),
+]
+AutoBatch = Annotated[
+    bool, typer.Option("--auto-batch", help="Where memory runs out, go on with half the images at once.")
+]
 Subset = Annotated[
     str | None,
     typer.Option("--subset", metavar="FILE", help="Train on the images that it names (augury uncertainty --keep)."),
 ]
+SyncBn = Annotated[bool, typer.Option("--sync-bn", help="Let BatchNorm see the images of all processes as one batch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 Set = Annotated[
     list[str] | None,
@@ -79,6 +98,10 @@ def read_settings(
     pretrained: bool = False,
     skip_bad: bool = False,
     subset: str | None = None,
+    save_every: int | None = None,
+    on_nan: str | None = None,
+    auto_batch: bool = False,
+    sync_bn: bool = False,
     values: dict[str, Any] | None = None,
     file: Path | None = None,
 ) -> RunConfig:
@@ -104,6 +127,14 @@ def read_settings(
         assign(values, "data.skip_bad_images", True)
     if subset is not None:
         assign(values, "data.subset", subset)
+    if save_every is not None:
+        assign(values, "train.save_every", save_every)
+    if on_nan is not None:
+        assign(values, "train.on_nan", on_nan)
+    if auto_batch:
+        assign(values, "train.auto_batch", True)
+    if sync_bn:
+        assign(values, "train.sync_bn", True)
     for assignment in assignments or []:
         assign_text(values, assignment)
     return read_config(values, subject=str(recipe or file or "config"))
@@ -115,13 +146,13 @@ def _tell_replaced(recipe: str | None, before: Any, methods: list[str]) -> None:
 
     named = [parse_method(text)[0] for text in methods]
     for method in before if isinstance(before, list) else []:
-        if isinstance(method, dict) and method.get("name") in named and method.get("options"):
-            told = ", ".join(f"{key}={value}" for key, value in method["options"].items())
+        options = method.get("options") if isinstance(method, dict) else None
+        if isinstance(options, dict) and options and method.get("name") in named:
+            told = ", ".join(f"{key}={value}" for key, value in options.items())
             name = method["name"]
-            typer.echo(
+            note(
                 f"--with {name} takes the place of the recipe's, whose options ({told}) do not count. "
-                f"To change one of them: --set methods.{name}.OPTION=VALUE",
-                err=True,
+                f"To change one of them: --set methods.{name}.OPTION=VALUE"
             )
 
 
@@ -151,10 +182,10 @@ def open_register(names: list[str], trust: list[str] | None) -> Register:
 
     register = Register.load(trust=trust or [])
     for line in register.notes:
-        typer.echo(line, err=True)
+        note(line)
     unlisted = {found.name: found for found in register.methods() if found.status == "not trusted"}
     for name in names:
-        if name in unlisted and sys.stdin.isatty() and sys.stderr.isatty():
+        if name in unlisted and place()[1] == 1 and sys.stdin.isatty() and sys.stderr.isatty():
             found = unlisted.pop(name)
             typer.echo(
                 f"{name}: {found.distribution} {found.version} ({found.entry_point}) is installed but not listed.",

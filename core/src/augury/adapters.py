@@ -12,13 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pluggy
+from torch import Tensor
 
 from augury import hookspecs
-from augury.batch import ModelOutput
+from augury.batch import Batch, ModelOutput
 from augury.criterion import Criterion
 from augury.errors import AuguryError, MethodError
 from augury.method import CRITERION, Method, hook_implementations
 from augury.run import Run, RunState
+from augury.trail import Version
 
 
 def plugin_manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.PluginManager:
@@ -66,11 +68,12 @@ def _plain(
             result = implementation(*own(args))
             if batch_at is not None:
                 args[batch_at].check_rows()
+            _mark(run, name, hook, None if batch_at is None else args[batch_at], result)
             if hook == "post_epoch" and result is not None:
                 return {f"{name}/{key}": float(value) for key, value in result.items()}
         except AuguryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise named(error, name, hook, kind) from error
         return result
 
@@ -83,39 +86,51 @@ def _wrapper(
     """Drives the method's generator itself, to tell the method's errors from those of what it wraps."""
     own = _own_arguments(implementation, run)
     output_at = _place("output", implementation) if hook == "compute_loss" else None
+    batch_at = _place("batch", implementation) if hook == "augment_batch" else None
 
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
         generator = implementation(*own(args))
         inner: BaseException | None = None
+        received: Any = None
         output = None if output_at is None else args[output_at]
         before: Any = copy.copy(output)
+        trail = run._state.trail
+        marked = trail is not None and output is not None
+        versions = {field: Version.now(value) for field, value in vars(output).items()} if marked else {}
         try:
             next(generator)
         except StopIteration:
             raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it never did.") from None
         except AuguryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise named(error, name, hook, kind) from error
         if output is not None and _lost(output, before):
             raise MethodError(
                 f"{name}: `{hook}` changed `output.logits`, and a method named before it has set `class_logits`, which "
                 f"the criterion takes instead. Name {name} before that method, or change both."
             )
+        if trail is not None and output is not None:
+            trail.output(name, output, versions)
         try:
             received = yield
         except BaseException as error:
             inner = error
+        if hook == "compute_loss" and trail is not None and isinstance(received, Tensor):
+            if not trail.has_loss:
+                trail.loss(CRITERION, received)
+            received = trail.handed(received)
         try:
             generator.send(received) if inner is None else generator.throw(inner)
         except StopIteration as end:
             if hook == "compute_loss" and end.value is None:
                 raise MethodError(f"{name}: `{hook}` returned no loss. End it with `return loss`.") from None
+            _mark(run, name, hook, None if batch_at is None else args[batch_at], end.value)
             return end.value
         except AuguryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if error is inner:
                 raise
             raise named(error, name, hook, kind) from error
@@ -123,6 +138,16 @@ def _wrapper(
         raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it yielded again.")
 
     return call
+
+
+def _mark(run: Run, name: str, hook: str, batch: Batch | None, result: Any) -> None:
+    """Leave a mark of what a method made, where the loop wants to know."""
+    if run._state.trail is None:
+        return
+    if batch is not None:
+        run._state.trail.batch(name, batch)
+    if hook == "compute_loss" and isinstance(result, Tensor):
+        run._state.trail.loss(name, result)
 
 
 def _lost(output: ModelOutput, before: ModelOutput) -> bool:
@@ -137,7 +162,7 @@ def _place(parameter: str, implementation: Callable[..., Any]) -> int | None:
     return names.index(parameter) if parameter in names else None
 
 
-def named(error: Exception, name: str, hook: str, kind: type[Method]) -> MethodError:
+def named(error: BaseException, name: str, hook: str, kind: type[Method]) -> MethodError:
     """The error as one that names the method, the hook, and where in the method's own code it came from."""
     package, place = kind.__module__.partition(".")[0], ""
     for frame, line in traceback.walk_tb(error.__traceback__):

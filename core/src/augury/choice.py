@@ -109,6 +109,11 @@ def check(
         for fact in c.cls.facts:
             if getattr(spec, fact) is None:
                 problems.append(f"{c.name}: needs `{fact}`, which is not known. Pass {fact}=… to augury.compose.")
+        if spec.sharded and not c.cls.sharded:
+            problems.append(
+                f"{c.name}: is not made for a network whose weights are spread over processes (FSDP; it declares no "
+                f"`sharded`). Leave {c.name} out, or train without FSDP."
+            )
         if rows is not None and rows < c.cls.min_rows:
             problems.append(
                 f"{c.name}: needs at least {c.cls.min_rows} rows in a batch, got {rows}. Raise the batch size."

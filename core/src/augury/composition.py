@@ -17,6 +17,7 @@ from augury.method import Frozen, Method, Spec
 from augury.randomness import derive
 from augury.registry import Register
 from augury.run import Host, RunState
+from augury.trail import NETWORK
 
 
 def compose(
@@ -208,7 +209,10 @@ class Composition(nn.Module):
                 "output was made without that. Make it with augury.forward(model, batch)."
             )
         with torch.autocast(batch.device.type, enabled=False):
-            return self._manager.hook.compute_loss(batch=batch, output=output.float(), run=self.run)
+            output = output.float()
+            if self.run.trail is not None:
+                self.run.trail.output(NETWORK, output)
+            return self._manager.hook.compute_loss(batch=batch, output=output, run=self.run)
 
     def post_epoch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Let the methods look at an epoch's row; returns what they logged and returned, as `<method>/<key>`."""
@@ -270,7 +274,7 @@ def _make(chosen: Chosen, spec: Spec, seed: int) -> Method:
             made = chosen.cls(chosen.options, spec)
         except AuguryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise named(error, chosen.name, "__init__", chosen.cls) from error
     if "_modules" not in vars(made):
         raise MethodError(f"{chosen.name}: its `__init__` must begin with super().__init__(options, spec).")

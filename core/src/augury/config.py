@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from augury.errors import UsageError
 from augury.files import write_text
+from augury.outside import DEEPEST, oddity, parse_json, parse_toml, read_text
 from augury.validation import Strict, explain
 
 RECIPE_NOTES = ("title", "source", "published")
@@ -55,7 +56,7 @@ class DataConfig(Strict):
         "`auto`: memory where they fit",
     )
     workers: int | None = Field(
-        None, ge=0, description="processes that read for `stream`; the number of cores, at most 8, when unset"
+        None, ge=0, le=256, description="processes that read for `stream`; the number of cores, at most 8, when unset"
     )
     skip_bad_images: bool = Field(False, description="leave out images that cannot be read, instead of stopping")
     image_size: int | None = Field(
@@ -132,7 +133,7 @@ class OptimConfig(Strict):
         description="factor of the learning rate from layer to layer; norms and biases are never decayed then",
     )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm's optimiser")
-    epochs: int = Field(30, ge=1, description="passes over the training images")
+    epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the training images")
     batch_size: int = Field(128, ge=1, description="images in an optimiser step, over all processes")
     accumulation: int = Field(
         1, ge=1, description="parts in which a step's images pass the network, to save memory; must divide batch_size"
@@ -153,7 +154,9 @@ class ScheduleConfig(Strict):
     warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate rises; part of `optim.epochs`")
     warmup_lr: float = Field(1e-5, ge=0, description="where the warm-up starts")
     min_lr: float = Field(0.0, ge=0, description="where the schedule ends")
-    milestones: list[Count] = Field(default_factory=list, description="epochs at which `multistep` decays")
+    milestones: list[Count] = Field(
+        default_factory=list, max_length=1000, description="epochs at which `multistep` decays"
+    )
     decay_epochs: float | None = Field(None, gt=0, description="epochs between the decays of `step`")
     decay_rate: float = Field(0.1, gt=0, description="factor of each decay (`poly`: the power)")
     patience: int = Field(10, ge=0, description="epochs without a better accuracy before `plateau` decays")
@@ -175,6 +178,18 @@ class TrainConfig(Strict):
         None, description="weights of the classes in the loss: `balanced` (inverse to how frequent they are), or a list"
     )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better accuracy")
+    save_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints, beside those after each epoch and when asked to stop"
+    )
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop",
+        description="where a step's loss or gradient is not finite: `stop` the run, or `skip` the step, of which "
+        "nothing remains",
+    )
+    auto_batch: bool = Field(
+        False, description="where memory runs out, go on with half the images at once: `optim.accumulation` doubles"
+    )
+    sync_bn: bool = Field(False, description="let BatchNorm see the images of all processes as one batch")
     trackers: Trackers = Field(default=["tensorboard"], description="where the numbers go beside metrics.jsonl")
 
 
@@ -195,7 +210,7 @@ class RunConfig(Strict):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
-    methods: list[MethodConfig] = Field(default_factory=list, description="in the order of application")
+    methods: list[MethodConfig] = Field(default_factory=list, max_length=100, description="in the order of application")
 
     def named_methods(self) -> list[tuple[str, dict[str, Any]]]:
         """The composition in the form that `augury.compose` takes."""
@@ -218,6 +233,8 @@ def assign(values: dict[str, Any], path: str, value: Any) -> None:
     """Put `value` at `a.b.c` into nested `values`, making the sections on the way; `methods.NAME.OPTION` is an option
     of a method that is in the list already."""
     *parents, last = path.split(".")
+    if len(parents) > DEEPEST:
+        raise UsageError(f"{path[:80]}...: no setting is nested so deeply. Example: --set optim.epochs=5.")
     if parents[:1] == ["methods"]:
         _assign_option(values.get("methods", []), path, parents[1:], last, value)
         return
@@ -229,13 +246,16 @@ def assign(values: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _assign_option(methods: Any, path: str, inside: list[str], option: str, value: Any) -> None:
-    named = [m["name"] for m in methods if isinstance(m, dict) and "name" in m] if isinstance(methods, list) else []
+    listed = [m for m in methods if isinstance(m, dict)] if isinstance(methods, list) else []
+    named = [m["name"] for m in listed if isinstance(m.get("name"), str)]
     if len(inside) != 1 or inside[0] not in named:
         used = f"{' and '.join(named)} here" if named else "and none is used here"
         example = f"--set methods.{named[0]}.{option}={value}" if named else "--with NAME:OPTION=VALUE"
         raise UsageError(f"{path} must be methods.NAME.OPTION, NAME a method of the run, {used}. Example: {example}.")
-    method = next(m for m in methods if m["name"] == inside[0])
-    method["options"] = {**method.get("options", {}), option: value}
+    method = next(m for m in listed if m.get("name") == inside[0])
+    options = method.get("options", {})
+    # What is no table of options, is told with all else that is wrong.
+    method["options"] = {**options, option: value} if isinstance(options, dict) else options
 
 
 def assign_text(values: dict[str, Any], assignment: str) -> None:
@@ -247,11 +267,22 @@ def assign_text(values: dict[str, Any], assignment: str) -> None:
 
 
 def read_value(text: str) -> Any:
-    """A TOML value (5, 0.1, true, "x", [1, 2]), else the text itself."""
+    """A TOML value (5, 0.1, true, "x", [1, 2]), else the text itself.
+
+    Raises:
+        UsageError: a value that no setting can have, a number of more than 64 bits say.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        # What follows a line break would be a key of its own.
+        value = text if "\n" in text else parse_toml(f"value = {text}")["value"]
+    except ValueError:
+        value = text
+    if isinstance(value, date | time):
+        # JSON, which keeps settings, has no word for it.
+        value = text
+    if why := oddity(value):
+        raise UsageError(f"the value {text[:80]!r} {why}.")
+    return value
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
@@ -284,11 +315,13 @@ def read_recipe(path: Path, kind: str = "recipe") -> dict[str, Any]:
     """The settings in a TOML recipe, or in a run folder's config.json: the sections of a run's settings; what only
     describes the recipe is left out."""
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = read_text(path)
+        values = parse_json(text) if path.suffix == ".json" else parse_toml(text)
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
-    except FileNotFoundError:
+        if why := oddity(values):
+            raise ValueError(why)
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{kind} {path}: no such file. Give the path of a TOML file.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{kind} {path}: cannot be read: {error}.") from None
@@ -301,13 +334,21 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def load_config(path: Path) -> RunConfig:
-    """Read what `save_config` wrote."""
+    """Read what `save_config` wrote.
+
+    Raises:
+        UsageError: there is none, or what is wrong in it.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values = parse_json(read_text(path))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
+        if why := oddity(values):
+            raise ValueError(why)
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{path.parent}: no run folder, it has no {path.name}. Give the folder that `augury run` wrote."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}.") from None
     return read_config(values, subject=str(path))

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
+
+
+def local_size() -> int:
+    """How many processes train together on this machine, as whoever started them says; 1 where nobody did."""
+    said = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(said)) if said.isdecimal() else 1
 
 
 class Ranks:
@@ -42,6 +53,41 @@ class Ranks:
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous(), group=self.group)
         return torch.cat(parts)
+
+    def gather_objects(self, value: T) -> list[T]:
+        """The processes' values, in their order; the devices are waited for."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+
+class Agreement:
+    """Whether any process wants something. All hear it at the same call, the one after that in which it was said, so
+    that no device is waited for."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        """Between the processes `ranks`; all of them make one at the same time, and call it equally often."""
+        self._group: Any = None
+        self._asked: Any = None
+        self._answer = torch.zeros(1)
+        if ranks.size > 1:
+            members = dist.get_process_group_ranks(ranks.group or dist.group.WORLD)
+            self._group = dist.new_group(members, backend="gloo")
+
+    def __call__(self, mine: bool) -> bool:
+        """Say what this process wants; returns what any of them said in the call before, or just now in a single
+        one."""
+        if self._group is None:
+            return mine
+        said = False
+        if self._asked is not None:
+            self._asked.wait()
+            said = bool(self._answer)
+        self._answer = torch.tensor([float(mine)])
+        self._asked = dist.all_reduce(self._answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return said
 
 
 class _AllReduce(torch.autograd.Function):

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from augury.data.loader import IGNORED
+from augury.distributed import Ranks
+
 BINS = 15
 """Of the calibration error: equally wide ones."""
 AT_ONCE = 2**20
@@ -86,9 +89,44 @@ def logits_of(
     return torch.cat(logits), torch.cat(labels)
 
 
+def gather_logits(logits: Tensor, labels: Tensor, ranks: Ranks, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What `logits_of` gave each process for its share of a split (`augury.data.loader.share_of_split`), as it is for
+    the whole split, in order.
+
+    Args:
+        logits, labels: n x C and n on the host, equally many in each process.
+        ranks: the processes.
+        device: where they gather.
+    """
+    if ranks.size == 1:
+        return logits, labels
+    every, theirs = (ranks.gather_rows(found.to(device)).cpu() for found in (logits, labels))
+    return every[theirs != IGNORED], theirs[theirs != IGNORED]
+
+
+@torch.no_grad()
+def average_statistics(network: nn.Module, ranks: Ranks) -> None:
+    """Give all processes one network: the mean of the running statistics that each gathered on its own rows.
+
+    Those of layers that gather none, because they are frozen, are the same already.
+    """
+    if ranks.size == 1:
+        return
+    for module in network.modules():
+        scale = getattr(module, "weight", None)
+        if getattr(module, "running_mean", None) is None or (scale is not None and not scale.requires_grad):
+            continue
+        for name in ("running_mean", "running_var"):
+            statistic = getattr(module, name)
+            statistic.copy_(ranks.mean(statistic))
+
+
 @torch.no_grad()
 def top1_and_loss(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], normalise: Callable[[Tensor], Tensor]
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    normalise: Callable[[Tensor], Tensor],
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """`top1` in percent and `loss`, the mean negative log-likelihood in nats, in evaluation mode.
 
@@ -96,19 +134,20 @@ def top1_and_loss(
 
     Args:
         network: images -> logits.
-        batches: images N x ch x H x W uint8 and labels N int64 on the network's device; each image counts once.
+        batches: images N x ch x H x W uint8 and labels N int64 on the network's device; each image counts once, those
+            labelled `IGNORED` not at all.
         normalise: N x ch x H x W uint8 -> float.
+        ranks: the processes whose batches count together.
     """
     sums: list[Tensor] = []
-    images = 0
     with _evaluating(network):
         for pixels, labels in batches:
             logits = network(normalise(pixels)).float()
-            loss = F.cross_entropy(logits, labels, reduction="sum").double()
-            found = torch.stack([(logits.argmax(1) == labels).sum().double(), loss])
+            loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED).double()
+            counted = torch.stack([(logits.argmax(1) == labels).sum(), (labels != IGNORED).sum()])
+            found = torch.cat([counted.double(), loss[None]])
             sums = [found + sums[0]] if sums else [found]
-            images += len(labels)
-    correct, total = sums[0].tolist()
+    correct, images, total = (sums[0] if ranks is None else ranks.sum(sums[0])).tolist()
     return {"top1": 100 * correct / images, "loss": total / images}
 
 

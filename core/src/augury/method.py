@@ -39,6 +39,7 @@ class Spec:
         read_network: the run's network with the weights of a run folder or a file; a UsageError says why they are not
             such weights.
         classes: their names.
+        sharded: whether the network's weights are spread over processes (FSDP).
     """
 
     num_classes: int
@@ -50,6 +51,7 @@ class Spec:
     build_network: Callable[[], nn.Module] | None = None
     read_network: Callable[[str], nn.Module] | None = None
     classes: tuple[str, ...] | None = None
+    sharded: bool = False
 
 
 class Method(nn.Module):
@@ -66,6 +68,9 @@ class Method(nn.Module):
         mixes: whether it mixes images in `augment_batch` (`batch.mix`).
         mixes_hidden: whether it may mix rows inside the network (`batch.mix_hidden`): then no method may mix after it.
         unmixed: whether its `augment_batch` must see rows before any method mixes them.
+        sharded: whether it can train a network whose weights are spread over processes (FSDP): it reads those of the
+            classifier alone, in `compute_loss` alone, trains no other network and copies none.
+        batchwise: what of it is of a batch as a whole, in a few words: with `optim.accumulation` it is that of a part.
         contract: the version of the contract, `augury.CONTRACT_VERSION`, that it was written for. One that does not say
             was written for the first.
     """
@@ -78,6 +83,8 @@ class Method(nn.Module):
     mixes: ClassVar[bool] = False
     mixes_hidden: ClassVar[bool] = False
     unmixed: ClassVar[bool] = False
+    sharded: ClassVar[bool] = False
+    batchwise: ClassVar[str] = ""
     contract: ClassVar[str] = "1.0"
 
     def __init__(self, options: Any, spec: Spec) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from augury.config import RECIPE_NOTES, read_config
-from augury.errors import UsageError, unknown
+from augury.errors import UsageError, shown, unknown
+from augury.outside import oddity, parse_toml, read_text
 from augury.register_file import one_line
 from augury.registry import Register
 
@@ -166,7 +166,9 @@ def _files(register: Register) -> dict[str, Path]:
 def describe(name: str, path: Path) -> Recipe:
     """Read one recipe's file."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parse_toml(read_text(path))
+        if why := oddity({key: value for key, value in values.items() if key not in RECIPE_NOTES}):
+            raise ValueError(why)
         notes = {key: values.pop(key) for key in RECIPE_NOTES if key in values}
         config = read_config(values, subject=name)
         title, source, published = _described(notes)
@@ -174,7 +176,7 @@ def describe(name: str, path: Path) -> Recipe:
         first, *more = str(error).splitlines()
         problem = first.removeprefix(f"{name}: ") + (f" (and {len(more)} more)" if more else "")
         return Recipe(name, path, problem=one_line(problem))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return Recipe(name, path, problem=one_line(f"cannot be read: {error}"))
     methods = tuple(method.name for method in config.methods)
     return Recipe(name, path, title, config.data.dataset, config.model.name, methods, published, source)
@@ -195,12 +197,12 @@ def _described(notes: Mapping[str, Any]) -> tuple[str, str, float | str | None]:
     """Title, source and published number."""
     for key in ("title", "source"):
         if not isinstance(notes.get(key, ""), str):
-            raise UsageError(f"key `{key}` must be text, got {notes[key]}.")
+            raise UsageError(f"key `{key}` must be text, got {shown(notes[key])}.")
     published = notes.get("published")
     number = isinstance(published, int | float) and not isinstance(published, bool) and math.isfinite(published)
     if not (published is None or number or isinstance(published, str)):
         raise UsageError(
-            f"key `published` must be a number or text, got {published}. Leave it out where there is none."
+            f"key `published` must be a number or text, got {shown(published)}. Leave it out where there is none."
         )
     told = one_line(published) if isinstance(published, str) else published
     return one_line(notes.get("title", "")), one_line(notes.get("source", "")), told

@@ -13,13 +13,13 @@ import json
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from augury.errors import AuguryError, UsageError, unknown
+from augury.errors import AuguryError, UsageError, shown, unknown
+from augury.outside import oddity, parse_toml, read_text
 
 Layer = Literal["built-in", "user", "project"]
 
@@ -27,6 +27,10 @@ FILE_NAME = "registry.toml"
 # A method's name is typed on the command line (`name:option=value`) and is part of the keys of a checkpoint.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+MOST = 20
+"""Lines about one file."""
+LONGEST = 100
+"""Letters of a name."""
 TABLES = ("methods", "aliases", "defaults")
 NAME_RULE = "a name is a letter, then letters, digits, - and _"
 _HEADER = "# Methods that you trust, and your aliases and defaults. `augury plugins trust NAME` adds a method.\n"
@@ -88,7 +92,10 @@ class RegisterFile:
 
     def note(self, text: str) -> None:
         """Keep a line that begins with the file's name."""
-        self.notes.append(one_line(f"{self.label}: {text}"))
+        if len(self.notes) < MOST:
+            self.notes.append(one_line(f"{self.label}: {text}"))
+        elif len(self.notes) == MOST:
+            self.notes.append(one_line(f"{self.label}: more of it is ignored."))
 
 
 def one_line(text: str) -> str:
@@ -100,10 +107,10 @@ def read(path: Path, layer: Layer, label: str = "") -> RegisterFile:
     """Read a register's file; one that does not exist says nothing, one that cannot be read says so in its notes."""
     file = RegisterFile(label or str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (FileNotFoundError, NotADirectoryError):
         return file
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         file.note(f"cannot be read and is ignored: {error}")
         return file
     return parse(text, layer, file.label)
@@ -113,8 +120,8 @@ def parse(text: str, layer: Layer, label: str) -> RegisterFile:
     """Read the text of a register's file."""
     file = RegisterFile(label)
     try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        data = parse_toml(text)
+    except ValueError as error:
         file.note(f"is not valid TOML and is ignored: {error}")
         return file
     for key in sorted(data.keys() - set(TABLES)):
@@ -128,15 +135,17 @@ def parse(text: str, layer: Layer, label: str) -> RegisterFile:
             try:
                 _read_table(file, kind, name, table, layer)
             except ValueError as error:
-                file.note(f"[{kind}.{name}] {error} This table is ignored.")
+                file.note(f"[{kind}.{name[:LONGEST]}] {error} This table is ignored.")
     return file
 
 
 def _read_table(file: RegisterFile, kind: str, name: str, table: Any, layer: Layer) -> None:
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
         raise ValueError(f"has no name that can be used: {NAME_RULE}.")
     if not isinstance(table, dict):
         raise ValueError(f"must be a table, got {_kind(table)}.")
+    if why := oddity(table):
+        raise ValueError(f"{why}.")
     if kind == "methods":
         file.methods[name] = _entry(name, table, layer)
     elif kind == "aliases":
@@ -153,12 +162,12 @@ def _entry(name: str, table: Mapping[str, Any], layer: Layer) -> Entry:
     _check_keys(table, _ENTRY_KEYS, _REQUIRED)
     texts = {key: _text(table, key) for key in table if key != "hooks"}
     if not TARGET.fullmatch(texts["entry_point"]):
-        raise ValueError(f"`entry_point` must be module:Class, got {texts['entry_point']!r}.")
+        raise ValueError(f"`entry_point` must be module:Class, got {shown(texts['entry_point'])}.")
     if "folder" in texts and not Path(texts["folder"]).is_absolute():
-        raise ValueError(f"`folder` must be an absolute path, got {texts['folder']!r}.")
+        raise ValueError(f"`folder` must be an absolute path, got {shown(texts['folder'])}.")
     hooks = table.get("hooks", [])
     if not (isinstance(hooks, list) and all(isinstance(hook, str) for hook in hooks)):
-        raise ValueError(f"`hooks` must be a list of names, got {hooks!r}.")
+        raise ValueError(f"`hooks` must be a list of names, got {shown(hooks)}.")
     return Entry(name, hooks=tuple(hooks), layer=layer, **texts)
 
 
@@ -178,7 +187,7 @@ def _text(table: Mapping[str, Any], key: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return f"the {type(value).__name__} {value!r}"
+    return f"the {type(value).__name__} {shown(value)}"
 
 
 def add_entry(path: Path, entry: Entry) -> None:
@@ -223,8 +232,8 @@ def remove_entry(path: Path, name: str) -> bool:
 def _editable(path: Path) -> tuple[str, dict[str, Any]]:
     """The text of a file that is to be changed, the header where there is no file, and what it says."""
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
-        return text, tomllib.loads(text)
+        text = read_text(path) if path.exists() else _HEADER
+        return text, parse_toml(text)
     except OSError as error:
         raise AuguryError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -274,8 +283,8 @@ def _without_method(text: str, name: str) -> str:
 def _says(text: str, methods: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     """Whether the text says these methods, and beside them what `data` says."""
     try:
-        found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+        found = parse_toml(text)
+    except ValueError:
         return False
     return found.pop("methods", {}) == methods and found == {key: data[key] for key in data if key != "methods"}
 

@@ -15,6 +15,7 @@ from augury.batch import Batch
 from augury.distributed import Ranks
 from augury.errors import UsageError
 from augury.randomness import Draws
+from augury.trail import Trail
 
 if TYPE_CHECKING:
     from augury.method import Spec
@@ -77,6 +78,8 @@ class RunState:
     step: int = 0
     in_stage: bool = False
     scalars: Scalars = field(default_factory=Scalars)
+    trail: Trail | None = None
+    """Where the loop wants to know what becomes of a batch."""
 
     @property
     def draws_for(self) -> int | str:
@@ -186,8 +189,9 @@ class Run:
 
         Args:
             pipeline: its name.
-            images: numbers in the training split, int64, on the host: only these, in this order, in every process; all
-                of them, each in one process, when None.
+            images: numbers in the training split, int64, on the host: only these, in this order, in every process; when
+                None all of them, an equally long share in each process. Where they do not divide, the last image fills
+                up the shares: `batch.indices` tells.
         """
         load = self._lent("loader", "the data")
         return load(pipeline) if images is None else load(pipeline, images)

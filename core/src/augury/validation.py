@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from augury.errors import unknown
+from augury.errors import shown, unknown
 
 
 class Strict(BaseModel):
@@ -17,6 +17,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+MOST = 20
+"""Faults that are told one by one."""
 LEFT_OUT = "must be left out"
 """What a line says where no value would do: then none is proposed."""
 
@@ -31,12 +33,14 @@ def explain(error: ValidationError, model: type[BaseModel], subject: str, noun: 
         example: how to set a field, with places for `{path}` and `{value}`: "--set {path}={value}".
     """
     lines = []
-    for e in error.errors():
+    for e in error.errors(include_url=False)[:MOST]:
         line = _line(dict(e), model, subject, noun)
         default = _default_at(model, e["loc"])
         if default is not None and LEFT_OUT not in line:
             line += f" Set it with {_shell(example, '.'.join(map(str, e['loc'])), default)}."
         lines.append(line)
+    if (more := error.error_count() - MOST) > 0:
+        lines.append(f"{subject}: {more} more {noun}s are wrong.")
     return lines
 
 
@@ -55,9 +59,9 @@ def _line(e: dict[str, Any], model: type[BaseModel], subject: str, noun: str) ->
         known = list(parent.model_fields) if parent else []
         where = "".join(f"{part}: " for part in e["loc"][:-1])
         return f"{subject}: {where}" + unknown(noun, str(e["loc"][-1]), known, label=f"{noun.capitalize()}s")
-    got = "nothing" if e["type"] == "missing" else repr(e["input"]) if isinstance(e["input"], str) else f"{e['input']}"
+    got = "nothing" if e["type"] == "missing" else shown(e["input"])
     what = f"{noun} `{path}`" if path else noun + "s"
-    return f"{subject}: {what} must be {_allowed(e)}, got {got[:80]}."
+    return f"{subject}: {what} must be {_allowed(e)}, got {got}."
 
 
 def _allowed(e: dict[str, Any]) -> str:
@@ -71,6 +75,8 @@ def _allowed(e: dict[str, Any]) -> str:
     if e["type"] in bounds:
         sign, key = bounds[e["type"]]
         return f"{sign} {context[key]:g}"
+    if e["type"] == "too_long":
+        return f"at most {context['max_length']} of them"
     if e["type"] in ("literal_error", "enum"):
         return f"one of {context['expected']}"
     kind = e["type"].split("_")[0]

@@ -25,6 +25,15 @@ from augury.batch import Batch, ModelOutput
 from augury.config import ModelConfig
 from augury.errors import UsageError
 
+_NOT_THE_MODELS = {"checkpoint_path", "cache_dir", "features_only", "out_indices", "feature_cfg"} | {
+    "model_name",
+    "num_classes",
+    "in_chans",
+    "device",
+    "dtype",
+}
+"""Arguments of timm.create_model that are the run's, or make no classifier."""
+
 Pass = Callable[[nn.Module, Tensor, nn.Module], ModelOutput]
 
 
@@ -54,6 +63,7 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
     Raises:
         UsageError: timm has no such model, or cannot build it for these images, or its weights cannot be had.
     """
+    _refuse_other_weights(config)
     if torch.get_default_device().type == "meta":
         config = untrained(config)
     arguments: dict[str, Any] = {"in_chans": image_size[0], **config.kwargs}
@@ -69,7 +79,8 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
         # That the network can be built at all, the plan has tried on the meta device.
         if starts_trained:
             raise UsageError(trained.explain(config, error)) from None
-        if not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
+        # Arguments that somebody gives can make a network fail in any way.
+        if not config.kwargs and not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
             raise
         told = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "pretrained_cfg_overlay")
         raise UsageError(
@@ -77,6 +88,16 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
         ) from None
     freeze_stages(network, config)
     return network
+
+
+def _refuse_other_weights(config: ModelConfig) -> None:
+    """Refuse arguments that name files, addresses or code: weights have a setting, and so do images and classes."""
+    odd = [key for key in config.kwargs if key in _NOT_THE_MODELS or key.startswith("pretrained")]
+    if odd:
+        raise UsageError(
+            f"config: key `model.kwargs` must not have `{odd[0][:80]}`: it is no argument of the network itself. "
+            "Weights to start from are model.checkpoint or model.pretrained; classes and channels are the data's."
+        )
 
 
 def fixed_size(config: ModelConfig) -> bool:
@@ -97,9 +118,29 @@ def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, 
     """Learn a network's facts without allocating it."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = build(config, num_classes, image_size)
+        if config.kwargs:
+            _try(network, config, image_size)
     classifier = classifier_of(network)
     width = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(network, "num_features", 0)
     return Facts(classifier, int(width))
+
+
+def _try(network: nn.Module, config: ModelConfig, image_size: tuple[int, int, int]) -> None:
+    """Pass images through a network on the meta device: arguments can make one that is built and does not work.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        network(torch.zeros(2, *image_size))
+    except NotImplementedError:
+        # Not all that networks do has a meta form.
+        return
+    except Exception as error:
+        told = ", ".join(f"{key}={value}" for key, value in config.kwargs.items())
+        raise UsageError(
+            f"model `{config.name}` does not work with {told}: {error}. Leave them out of model.kwargs."
+        ) from None
 
 
 def classifier_of(network: nn.Module) -> nn.Module:
@@ -170,10 +211,15 @@ def _catching(layer: nn.Module, into: list[Tensor]) -> Iterator[None]:
 
 def _default_cfg(name: str) -> dict[str, Any]:
     if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        near = difflib.get_close_matches(name[:80], timm.list_models(), n=3)
         hint = f" Did you mean {', '.join(f'`{n}`' for n in near)}?" if near else ""
         raise UsageError(
-            f"unknown model `{name}`. Known: the {len(timm.list_models())} names of timm.list_models().{hint}"
+            f"unknown model `{name[:80]}`. Known: the {len(timm.list_models())} names of timm.list_models().{hint}"
         )
-    found = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    try:
+        found = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise UsageError(
+            f"model `{name}`: {error} See `augury backbones`, or leave out what is behind the dot."
+        ) from None
     return found.to_dict() if found is not None else {}

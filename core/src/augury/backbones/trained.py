@@ -7,12 +7,13 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, Json
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from augury.config import ModelConfig
+from augury.config import Count, ModelConfig, Positive
 from augury.errors import UsageError
 
 BEST = "best.safetensors"
@@ -48,7 +49,11 @@ def _weights(path: Path, subject: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"{subject}: no such file. Give one of safetensors or a timm checkpoint.")
     try:
-        return load_state_dict(str(path), device="cpu")
+        # A checkpoint is a pickle, and may hold anything: nothing in it is carried out.
+        weights = load_state_dict(str(path), device="cpu", weights_only=True)
+        if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()):
+            raise ValueError("it holds other things than weights")
+        return weights
     except Exception as error:
         raise UsageError(
             f"{subject}: cannot be read ({type(error).__name__}). Give a file of safetensors or a timm checkpoint."
@@ -58,13 +63,10 @@ def _weights(path: Path, subject: str) -> dict[str, Tensor]:
 def own_input(checkpoint: str | None) -> dict[str, Any] | None:
     """How the network of a file that augury exported wants its images, in the form of timm's data config; None for any
     other file."""
-    try:
-        with safe_open(str(checkpoint), "pt") as file:
-            said = file.metadata() or {}
-        found = {key: json.loads(said[key]) for key in ("input_size", "crop_pct", "mean", "std")}
-        return found | {"interpolation": said["interpolation"]}
-    except (OSError, KeyError, ValueError, SafetensorError):
+    found = _own(Path(str(checkpoint)))
+    if found is None or None in (found.input_size, found.crop_pct, found.mean, found.std, found.interpolation):
         return None
+    return found.model_dump(include={"input_size", "crop_pct", "mean", "std", "interpolation"})
 
 
 def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str], wanted: Mapping[str, Any]) -> None:
@@ -87,7 +89,9 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
             raise UsageError(f"{place} has no {BEST}, which a run writes at the end of an epoch. Give another run.")
     said = _said(path)
     if said.get("model", model) != model:
-        raise UsageError(f"{path} holds a `{said['model']}`, and this run trains a `{model}`. Give one of that model.")
+        raise UsageError(
+            f"{path} holds a `{said['model'][:80]}`, and this run trains a `{model}`. Give one of that model."
+        )
     theirs = list(said.get("classes", classes))
     if theirs != list(classes):
         told = " and ".join(f"{len(names)} ({_short(names)})" for names in (theirs, classes))
@@ -117,13 +121,31 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
 
 def _said(path: Path) -> dict[str, Any]:
     """What a file that augury exported says of its network; nothing of any other file."""
+    found = _own(path)
+    return {} if found is None else found.model_dump(include={"model", "classes", "mean", "std"}, exclude_none=True)
+
+
+class _Own(BaseModel):
+    """What augury writes beside the weights that it exports."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    model: str | None = None
+    classes: Json[list[str]] | None = None
+    input_size: Json[tuple[Count, Count, Count]] | None = None
+    crop_pct: Json[Annotated[float, Field(gt=0, le=1)]] | None = None
+    interpolation: str | None = None
+    mean: Json[list[float]] | None = None
+    std: Json[list[Positive]] | None = None
+
+
+def _own(path: Path) -> _Own | None:
+    """What a file says of its network; None where it is no safetensors, or says what cannot be."""
     try:
         with safe_open(str(path), "pt") as file:
-            said = file.metadata() or {}
-        found = {key: json.loads(said[key]) for key in ("classes", "mean", "std") if key in said}
-        return found | ({"model": said["model"]} if "model" in said else {})
+            return _Own.model_validate(file.metadata() or {})
     except (OSError, ValueError, SafetensorError):
-        return {}
+        return None
 
 
 def _short(names: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from augury.errors import UsageError
 
@@ -30,6 +32,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LAST = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+"""How files end that are whole."""
+_RUN_PROGRAMS = {"EPS"}
+"""What Pillow has Ghostscript draw, whatever the file is called."""
 _EXIF_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 """Where Pillow finds an orientation."""
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -39,11 +45,20 @@ class UnreadableError(Exception):
     """An image that cannot be decoded; the message is the reason."""
 
 
-def unreadable(name: str, reason: object) -> UsageError:
+class UnreadableImage(UsageError):
+    """The image `name` cannot be read, for the `reason`; the message names both, and a way out at the start of a
+    run."""
+
+    name = reason = ""
+
+
+def unreadable(name: str, reason: object) -> UnreadableImage:
     """The error that names an image which cannot be read."""
-    return UsageError(
+    error = UnreadableImage(
         f"{name}: not a readable image ({reason}). Remove or replace it, or leave such images out: --skip-bad-images."
     )
+    error.name, error.reason = name, str(reason)
+    return error
 
 
 def decode_rgb(file: Path | BinaryIO) -> Image.Image:
@@ -68,10 +83,16 @@ def decode_rgb(file: Path | BinaryIO) -> Image.Image:
 def upright_size(file: Path | BinaryIO) -> tuple[int, int]:
     """(width, height) of what `decode_rgb` would return, from the header alone.
 
+    The end of the file is looked at, too, so that one which was cut short is found before a training that wants it
+    only when it is over. What is damaged in between shows when it is decoded.
+
     Raises:
-        UnreadableError: the header is not an image's.
+        UnreadableError: the header is not an image's, or the file ends too early.
     """
     with _opened(file) as image:
+        if image.format in _LAST and not _ends_well(image):
+            # Something may lie behind the picture; decoding tells.
+            image.load()
         if image.format == "TIFF" and ExifTags.Base.Orientation in image.getexif():
             # Some versions of Pillow tell the size of these before they are turned, some after.
             image.load()
@@ -80,17 +101,36 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(file: Path | BinaryIO) -> Iterator[Image.Image]:
+def _opened(file: Path | BinaryIO) -> Iterator[ImageFile.ImageFile]:
     """An open image; whatever goes wrong with it while it is open makes it unreadable."""
     try:
+        # Opening a named pipe waits until somebody writes to it.
+        if isinstance(file, Path) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise UnreadableError("no file, but a folder, a named pipe or a device")
         with _QUIET, Image.open(file) as image:
+            if image.format in _RUN_PROGRAMS:
+                raise UnreadableError(f"its content is {image.format}, a program to draw a picture")
             yield image
+    except UnreadableError:
+        raise
     except UnidentifiedImageError:
         raise UnreadableError("no image format that Pillow knows") from None
     except OSError as error:
         raise UnreadableError(error.strerror or error) from None
     except Exception as error:  # Damaged bytes make decoders raise nearly anything.
         raise UnreadableError(f"{type(error).__name__}: {error}") from None
+
+
+def _ends_well(image: ImageFile.ImageFile) -> bool:
+    """Whether a file that was just opened ends as its format does."""
+    file, last = image.fp, _LAST[str(image.format)]
+    assert file is not None
+    place = file.tell()
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - len(last)))
+    found = file.read(len(last))
+    file.seek(place)
+    return found == last
 
 
 class _Quiet:

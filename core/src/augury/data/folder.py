@@ -73,8 +73,8 @@ def open_folder(root: Path, *, skip_bad: bool) -> Collection:
         root: holds `<class>/*.jpg`, or `train/`, and perhaps `val/` and `test/`, of such; also called `training`,
             `valid`, `validation` and `testing`. Files deeper below a class's folder belong to the class, hidden ones
             do not.
-        skip_bad: leave out images that cannot be decoded; each is decoded once to know. Otherwise only headers are
-            read, and damage further on is found when the image is wanted.
+        skip_bad: leave out images that cannot be decoded; each is decoded once to know. Otherwise only headers and
+            ends are read, and damage in between is found when the image is wanted.
 
     Returns:
         the splits found, or `all` for a folder without splits; class names in alphabetical order.

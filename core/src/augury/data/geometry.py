@@ -37,7 +37,7 @@ class Flip(Word):
 class Crop(Word):
     """Pad by `padding` black pixels on every side and crop back to the size at a random place (`crop:4`)."""
 
-    padding: int = Field(gt=0, description="pixels")
+    padding: int = Field(gt=0, le=4096, description="pixels")
     draws: ClassVar[int] = 2
 
     def __call__(self, images: Tensor, uniforms: Uniforms, frame: Frame) -> Tensor:

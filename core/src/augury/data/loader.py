@@ -45,8 +45,33 @@ class Feed(Protocol):
     def originals(self, rows: Tensor) -> Tensor:
         """The training images of those numbers without any transform: N x ch x H x W uint8, on the device."""
 
-    def held_out(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images of a split once, in order, as N x ch x H x W uint8 with their labels N int64, on the device."""
+    def held_out(
+        self, split: Split, batch_size: int = 512, ranks: Ranks | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of a split once, in order, as N x ch x H x W uint8 with their labels N int64, on the device.
+
+        With `ranks`, this process's share of them: see `share_of_split`.
+        """
+
+
+IGNORED = -100
+"""The label of an image that fills up a share, and counts for nothing: the one that torch's losses ignore."""
+
+
+def share_of_split(images: int, ranks: Ranks | None) -> tuple[Tensor, Tensor]:
+    """Which of so many images are this process's.
+
+    All shares are equally long, so that all processes take as many steps; together they are all images in order, and,
+    where those do not divide, the last image again.
+
+    Returns:
+        their numbers and whether each counts, n int64 and n bool, on the host.
+    """
+    if ranks is None or ranks.size == 1:
+        return torch.arange(images), torch.ones(images, dtype=torch.bool)
+    each = -(-images // ranks.size)
+    numbers = torch.arange(each) + ranks.rank * each
+    return numbers.clamp(max=images - 1), numbers < images
 
 
 @dataclass(frozen=True)
@@ -112,11 +137,8 @@ class Order:
 
     def one_pass(self, images: Tensor | None = None) -> Iterator[Tensor]:
         """The numbers of this process's images, in the data set's order, or of those given, in batches."""
-        if images is not None:
-            yield from images.split(self.batch_size)
-            return
-        per_rank = self.images // self.ranks.size
-        yield from (torch.arange(per_rank) + self.ranks.rank * per_rank).split(self.batch_size)
+        mine = share_of_split(self.images, self.ranks)[0] if images is None else images
+        yield from mine.split(self.batch_size)
 
     def uniforms(self, columns: int, *keys: int | str) -> Tensor:
         """A row of uniforms for every image, on the host, so that all devices draw the same: N x max(columns, 1)."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from augury.batch import Batch
-from augury.data.loader import Loader, Order
+from augury.data.loader import IGNORED, Loader, Order, share_of_split
 from augury.data.pipeline import Pipeline
 from augury.data.splits import Split
 from augury.data.transforms import Uniforms
 from augury.data.view import DataSet, Progress
+from augury.distributed import Ranks
 
 
 class MemoryFeed:
@@ -36,14 +37,14 @@ class MemoryFeed:
         """The training images of those numbers without any transform."""
         return self._images.index_select(0, rows)
 
-    def held_out(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images of a split once, in order."""
-        pixels, labels = self._data.pixels(split), split.labels
-        for rows in torch.arange(len(split)).split(batch_size):
-            yield (
-                pixels[rows].to(self._device, non_blocking=True),
-                labels[rows].to(self._device, non_blocking=True),
-            )
+    def held_out(
+        self, split: Split, batch_size: int = 512, ranks: Ranks | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of a split once, in order, or a share of them."""
+        numbers, counts = share_of_split(len(split), ranks)
+        pixels, labels = self._data.pixels(split), split.labels[numbers].where(counts, IGNORED)
+        for rows, theirs in zip(numbers.split(batch_size), labels.split(batch_size), strict=True):
+            yield pixels[rows].to(self._device, non_blocking=True), theirs.to(self._device, non_blocking=True)
 
 
 class MemoryLoader:

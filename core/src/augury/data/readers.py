@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/")
 """What the names of readers begin with."""
 PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets"}
 """What each needs installed besides."""
+VERSION = re.compile(r"[\d*]+(\.[\d*]+)*")
+"""What may stand behind a colon in a name of TensorFlow's; anything else makes what is before it a catalogue."""
 
 
 @dataclass
@@ -119,6 +122,11 @@ def open_reader(name: str, *, skip_bad: bool) -> Collection:
         raise UsageError(f"{name}: the data set's name is missing. Example: {prefix}/cifar10.")
     if importlib.util.find_spec(package) is None:
         raise UsageError(f"{name}: the package `{package}` is needed. Install it: pip install {package}.")
+    if prefix == "tfds" and (colon := rest.partition(":"))[1] and not VERSION.fullmatch(colon[2]):
+        raise UsageError(
+            f"{name}: {colon[0][:80]} would be a catalogue whose data sets bring code, and none of that is run. "
+            "Name one of tensorflow_datasets itself."
+        )
     try:
         # What these packages print is no part of the program's own output.
         with contextlib.redirect_stdout(sys.stderr):
@@ -147,7 +155,7 @@ def _open_tar(path: Path, skip_bad: bool) -> Collection:
 def _hfds(name: str, rest: str, skip_bad: bool) -> Collection:
     from timm.data.readers import create_reader
 
-    datasets = importlib.import_module("datasets")
+    datasets = _without_code()
     keys = _keys(datasets, rest)
     found: dict[str, tuple[Sequence[Any], list[tuple[Any, int]]]] = {}
     classes: list[str] = []
@@ -173,7 +181,7 @@ def _streamed(name: str, prefix: str, rest: str) -> Collection:
 
     options: dict[str, Any]
     if prefix == "hfids":
-        datasets = importlib.import_module("datasets")
+        datasets = _without_code()
         theirs = datasets.get_dataset_split_names(rest)
         # The number of samples only matters where timm's own loop asks for it.
         options = {**_keys(datasets, rest), "num_samples": 1, "input_img_mode": ""}
@@ -196,6 +204,19 @@ def _streamed(name: str, prefix: str, rest: str) -> Collection:
         split: _decoded(images, labels[split], f"{name} {split} image") for split, (images, _) in loaded.items()
     }
     return Collection(splits, names)
+
+
+def _without_code() -> Any:
+    """The package `datasets`, which runs no script that a data set brings; from version 4 on it has no way to."""
+    datasets = importlib.import_module("datasets")
+    major, minor = map(int, re.findall(r"\d+", getattr(datasets, "__version__", "4.0"))[:2])
+    if (major, minor) < (2, 16):
+        raise UsageError(
+            f"the package `datasets` {datasets.__version__} runs data sets' scripts. Install 2.16 or newer."
+        )
+    if major < 4:
+        datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
+    return datasets
 
 
 def _keys(datasets: Any, rest: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,21 +13,15 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from augury.batch import Batch
 from augury.data.geometry import centre_square
-from augury.data.loader import Loader, Order
+from augury.data.loader import IGNORED, Loader, Order, share_of_split
 from augury.data.pipeline import Chain, Pipeline
 from augury.data.splits import Split
 from augury.data.transforms import Uniforms
 from augury.data.view import DataSet, ImageFormat, decode, pixels_of
+from augury.data.workers import TOO_MANY, Readers, begin, shared, usual_workers
+from augury.distributed import Ranks
 from augury.errors import AuguryError
 from augury.randomness import derive
-
-TOO_MANY = "This DataLoader will create"
-"""How torch's warning of more workers than cores begins: how many there are is the user's to decide."""
-
-
-def usual_workers() -> int:
-    """As many as there are cores to use, at most 8."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 
 
 class StreamFeed:
@@ -48,15 +41,18 @@ class StreamFeed:
         few = self._data.splits.train.take(rows.cpu())
         return _there(decode(few, self._data.format), self._device)
 
-    def held_out(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images of a split once, in order."""
+    def held_out(
+        self, split: Split, batch_size: int = 512, ranks: Ranks | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of a split once, in order, or a share of them."""
+        numbers, counts = share_of_split(len(split), ranks)
         # Fewer at a time than in memory, since a batch of photographs is on its way for each worker.
-        batches = torch.arange(len(split)).split(min(batch_size, 128))
-        keys = [[_Key(int(n)) for n in batch] for batch in batches]
-        loader = _loader(_Images(split, self._data.format_of(split)), keys, self._workers, self._device)
-        labels = split.labels
-        for images, batch in zip(_checked(loader), batches, strict=True):
-            yield _there(images, self._device), _there(labels[batch], self._device)
+        at_once = min(batch_size, 128)
+        keys = [[_Key(n) for n in batch.tolist()] for batch in numbers.split(at_once)]
+        readers = _readers(_Images(split, self._data.format_of(split)), keys, self._workers, self._device)
+        labels = split.labels[numbers].where(counts, IGNORED)
+        for images, theirs in zip(_checked(readers), labels.split(at_once), strict=True):
+            yield _there(images, self._device), _there(theirs, self._device)
 
 
 @dataclass(frozen=True)
@@ -112,40 +108,40 @@ def _collate(items: list[Tensor | AuguryError]) -> tuple[Tensor, AuguryError | N
     for item in items:
         if isinstance(item, AuguryError):
             return torch.empty(0), item
-    return torch.stack(items, dim=1), None  # type: ignore[arg-type]
+    try:
+        return shared(torch.stack(items, dim=1)), None  # type: ignore[arg-type]
+    except AuguryError as error:
+        return torch.empty(0), error
 
 
-def _loader(
-    images: _Images, batches: Any, workers: int, device: torch.device, persistent: bool = False
-) -> DataLoader[Any]:
+def _readers(images: _Images, batches: Any, workers: int, device: torch.device, persistent: bool = False) -> Readers:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", TOO_MANY, UserWarning)
-        return DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             images,
             batch_sampler=batches,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             persistent_workers=persistent and workers > 0,
+            worker_init_fn=begin,
             # It draws a seed for its workers, which nothing uses; torch's own generator must not notice.
             generator=torch.Generator(),
         )
+    return Readers(loader)
 
 
-def _checked(loader: DataLoader[Any]) -> Iterator[Tensor]:
+def _checked(readers: Readers) -> Iterator[Tensor]:
     """Its batches as V * N x ch x H x W."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", TOO_MANY, UserWarning)
-        batches = iter(loader)
+    batches = readers.batches()
     error = None
     for made, error in batches:
         if error is not None:
             break
         yield made.flatten(0, 1)
     if error is not None:
-        # The error's traceback holds this frame. Workers that it kept alive would be left to the garbage collector,
-        # which may run in a process forked later, and there breaks the queues that they are ended by.
-        del batches, loader
+        # The error's traceback holds this frame: see `Readers`.
+        del batches, readers
         try:
             raise error
         finally:
@@ -175,7 +171,7 @@ class StreamLoader:
         self._columns = max(p.last_draws for p in pipelines.values())
         self._images = _Images(split, form, [p.single() for p in pipelines.values()], order.seed)
         self._plan = _Plan(order)
-        self._training: DataLoader[Any] | None = None
+        self._training: Readers | None = None
 
     @property
     def steps(self) -> int:
@@ -189,7 +185,7 @@ class StreamLoader:
         self._plan.epoch, self._plan.start = number, start
         if self._training is None:
             # One for all epochs, so that workers are started once; it asks the plan anew for each.
-            self._training = _loader(self._images, self._plan, self._workers, self._device, persistent=True)
+            self._training = _readers(self._images, self._plan, self._workers, self._device, persistent=True)
         planned = self._order.batches(number, start)
         for images, (indices, pipeline) in zip(_checked(self._training), planned, strict=True):
             yield self._batch(images, indices, uniforms.index_select(1, indices).flatten(0, 1), pipeline)
@@ -201,12 +197,14 @@ class StreamLoader:
         planned = list(self._order.one_pass(images))
         draw = ("pass", pipeline)
         keys = [[_Key(n, ((draw, number),)) for n in batch.tolist()] for batch in planned]
-        loader = _loader(self._images, keys, self._workers, self._device)
-        for loaded, indices in zip(_checked(loader), planned, strict=True):
+        readers = _readers(self._images, keys, self._workers, self._device)
+        for loaded, indices in zip(_checked(readers), planned, strict=True):
             yield self._batch(loaded, indices, uniforms[indices], torch.full_like(indices, number))
 
     def close(self) -> None:
         """End the worker processes. Were that left to the garbage collector, each would take it 5 s to give up on."""
+        if self._training is not None:
+            self._training.close()
         self._training = None
 
     def _batch(self, images: Tensor, indices: Tensor, drawn: Tensor, pipeline: Tensor) -> Batch:

@@ -18,6 +18,7 @@ from augury.config import DataConfig, RunConfig
 from augury.data.source import Source
 from augury.errors import UsageError
 from augury.files import replacing, write_text
+from augury.outside import RECORDED, parse_json, read_text
 
 FILE = "subset.json"
 """The file's name where a command writes one, and of the copy in a run's folder."""
@@ -114,7 +115,7 @@ def _other(said: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, RECORDED))
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
         for key, (kinds, what) in KINDS.items():
@@ -130,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
         return content
     except FileNotFoundError:
         raise UsageError(f"data.subset {path}: no such file. {MAKE}.") from None
-    except (OSError, ValueError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, KeyError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"data.subset {path}: no subset can be read of it: {told}. {MAKE}.") from None
 

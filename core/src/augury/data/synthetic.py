@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import psutil
 from pydantic import Field, ValidationError
 
 from augury.data.source import ArraySource, Collection, Source
@@ -63,7 +64,9 @@ def _parse(text: str) -> Synthetic:
         key, sign, value = part.partition("=")
         if not sign:
             raise UsageError(f"{text}: `{part}` must be key=value. Example: {PREFIX}classes=10,size=32.")
-        values[key.strip()] = int(value) if value.strip().isdecimal() else value.strip()
+        # A whole number of 20 digits is more than any machine holds, and one of 5,000 no number to Python.
+        whole = value.strip().isdecimal() and len(value.strip()) <= 20
+        values[key.strip()] = int(value) if whole else value.strip()
     try:
         settings = Synthetic.model_validate(values)
     except ValidationError as error:
@@ -73,5 +76,11 @@ def _parse(text: str) -> Synthetic:
         raise UsageError(
             f"synthetic: images={settings.images} is fewer than classes={settings.classes}. "
             "Ask for one image of each class at least."
+        )
+    needed, there = 2 * settings.images * settings.channels * settings.size**2, psutil.virtual_memory().available
+    if needed > there:
+        raise UsageError(
+            f"synthetic: {settings.images} images of {settings.size} pixels need {needed / 2**30:,.0f} GiB of memory, "
+            f"and {there / 2**30:,.0f} are free. Ask for fewer, or smaller ones."
         )
     return settings

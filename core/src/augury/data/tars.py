@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
 import re
 import tarfile
@@ -22,6 +21,7 @@ from augury.data.folder import SPLIT_NAMES
 from augury.data.index import Integers, Names
 from augury.data.source import Collection, Labels
 from augury.errors import UsageError
+from augury.outside import RECORDED, parse_json, read_text
 
 INFO_FILES = ("_info.json", "info.json")
 """Where timm's WebDatasets list their splits."""
@@ -220,7 +220,7 @@ def _info(folder: Path) -> dict[str, Any]:
         path = folder / name
         if path.is_file():
             try:
-                splits: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["splits"]
+                splits: dict[str, Any] = parse_json(read_text(path, RECORDED))["splits"]
                 return {
                     key: {"filenames": set(split["filenames"]), "alt_label": split.get("alt_label", "")}
                     for key, split in splits.items()
@@ -270,7 +270,7 @@ def _samples(shard: Path, label_key: str) -> Iterator[tuple[str, int, int, int]]
 
 def _label(content: bytes, label_key: str, title: str) -> int:
     try:
-        return int(json.loads(content)[label_key] if label_key else content)
-    except (ValueError, KeyError, TypeError):
+        return int(parse_json(content.decode())[label_key] if label_key else content)
+    except (ValueError, KeyError, TypeError, OverflowError):
         what = f"no whole number under `{label_key}`" if label_key else f"{content[:40]!r} is no whole number"
         raise UsageError(f"{title}: {what}, the class of the sample.") from None

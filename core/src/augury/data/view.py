@@ -20,9 +20,11 @@ from augury.data.geometry import centre_square
 from augury.data.source import Collection
 from augury.data.splits import Split, Splits
 from augury.data.transforms import Frame
-from augury.errors import refuse_all
+from augury.errors import UsageError, refuse_all
 
 Progress = Callable[[int], None]
+MOST = 16_384
+"""Pixels of a side that is kept of an image."""
 CHUNK = 64
 """Images that a thread decodes before it says so."""
 
@@ -98,6 +100,12 @@ def choose_format(
         std=_for_channels(std, source.channels),
     )
     test = config.test_size or side
+    largest = _kept(max(side, test), config.crop_pct or crop_pct)
+    if largest > MOST:
+        raise UsageError(
+            f"config: key `data.crop_pct` makes images of {largest} pixels a side; {MOST:,} "
+            "are allowed. Set it with --set data.crop_pct=1, or lower data.image_size."
+        )
     if test == side:
         return form
     return replace(form, test=replace(form, side=test, kept=_kept(test, config.crop_pct or crop_pct)))

@@ -21,6 +21,7 @@ from augury.data.stream import StreamFeed
 from augury.data.subset import DECIDING, own_subset
 from augury.data.view import DataSet, ImageFormat, decode
 from augury.errors import UsageError
+from augury.outside import refuse_ways_out
 from augury.training.facts import Begun, begun, check_same_data
 from augury.training.result import RESULT
 
@@ -219,6 +220,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def _load(
     folder: Path, name: str, weights: Weights, wanted: SplitName, device: torch.device, opened: dict[Any, DataSet]
 ) -> Subject:
+    refuse_ways_out(folder)
     config = own_subset(load_config(folder / "config.json"), folder)
     before = begun(folder)
     file = folder / f"{weights}.safetensors"

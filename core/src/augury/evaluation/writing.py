@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import tempfile
@@ -17,6 +18,7 @@ from augury.evaluation.drawing import Confidences, drawn
 from augury.evaluation.results import Evaluation
 from augury.evaluation.subject import Subject
 from augury.files import replacing, write_text
+from augury.outside import RECORDED, parse_json, read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,13 +110,14 @@ def save_picture(figure: Figure, path: Path) -> None:
 def _remove_earlier(folder: Path) -> None:
     """An earlier evaluation's files go, so that none is taken for one of this."""
     try:
-        names = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["files"]
+        names = parse_json(read_text(folder / EVALUATION, RECORDED))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     for name in names if isinstance(names, list) else []:
         # Names alone: what says otherwise was not written here.
-        if isinstance(name, str) and Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
+        if isinstance(name, str) and Path(name).name == name and Path(name).suffix in (".csv", ".png"):
+            with contextlib.suppress(OSError, ValueError):
+                (folder / name).unlink()
 
 
 def _tables(evaluation: Evaluation, folder: Path) -> Iterator[str]:
@@ -130,7 +133,7 @@ def _tables(evaluation: Evaluation, folder: Path) -> Iterator[str]:
 
 
 def _csv(path: Path, rows: Iterable[Sequence[Any]]) -> str:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return path.name
 

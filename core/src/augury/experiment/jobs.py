@@ -14,10 +14,11 @@ from typing import Any
 
 from augury.errors import AuguryError, UsageError
 from augury.experiment.worker import PAUSE, Finish, Task, begin, work
+from augury.machine import cores
 from augury.registry import Register
 from augury.training.checkpoint import checkpoints
 from augury.training.result import Result
-from augury.training.watch import Interrupted, Reporter, StopRequest
+from augury.training.watch import Reporter, StopRequest
 
 
 def in_processes(
@@ -30,7 +31,8 @@ def in_processes(
 ) -> list[Result]:
     """The results of all tasks, in their order.
 
-    A run whose stage another one is making waits for it, so that it is made once. Ctrl-C lets all write a checkpoint.
+    A run whose stage another one is making waits for it, so that it is made once. Ctrl-C and SIGTERM let all write a
+    checkpoint.
 
     Args:
         tasks: the runs.
@@ -64,7 +66,7 @@ def in_processes(
             return crew.work(submit)
         except BrokenProcessPool:
             if crew.stop.asked:
-                raise Interrupted("interrupted") from None
+                raise crew.stop.interrupted() from None
             going = ", ".join(task.name for task in crew.going.values())
             raise AuguryError(
                 f"a process ended without a word, killed for want of memory perhaps, at one of: {going}. "
@@ -86,15 +88,13 @@ def _threads(jobs: int) -> int:
     """A process's share of the cores, and no more than this program was given."""
     import torch
 
-    # A container or a batch scheduler may give fewer than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), cores // jobs))
+    return max(1, min(torch.get_num_threads(), cores() // jobs))
 
 
 @contextlib.contextmanager
 def _sheltered() -> Iterator[None]:
-    """Ctrl-C waits until the block is over; processes started in it inherit that."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Signals to stop wait until the block is over; processes started in it inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, StopRequest.signals)
     try:
         yield
     finally:
@@ -149,7 +149,7 @@ class _Crew:
             self._listen()
             for future in finished:
                 self.going.pop(future)
-        raise Interrupted("interrupted")
+        raise self.stop.interrupted()
 
     def ask_to_stop(self) -> None:
         """Each process once: a second signal would end it at once."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,26 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from augury.config import load_config
-from augury.data.subset import FILE as SUBSET
 from augury.data.view import DataSet
-from augury.errors import AuguryError, UsageError, refuse_all
+from augury.errors import AuguryError, RunError, UsageError, refuse_all
 from augury.experiment.budget import equal_compute
 from augury.experiment.jobs import check_devices, in_processes
 from augury.experiment.plots import draw
 from augury.experiment.suite import SUITE, Suite, folder_of, save_suite
 from augury.experiment.table import Comparison, summarise, write
 from augury.experiment.worker import Task, warm_up
+from augury.files import WriteError, replacing
+from augury.outside import RECORDED, parse_json, read_text, refuse_ways_out
 from augury.registry import Register
-from augury.training.environment import ENVIRONMENT
-from augury.training.facts import DATA, begun, check_same_data
+from augury.training.facts import begun, check_same_data
+from augury.training.folder import CONFIG
+from augury.training.lock import LOCK, lock
 from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
 from augury.training.result import RESULT, Result
-from augury.training.trainer import CONFIG, resume, train
+from augury.training.trainer import resume, train
 from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
-
-LOCK = ".lock"
-BEFORE = {DATA, ENVIRONMENT, CONFIG, SUBSET}
-"""What a run writes before it is one."""
 
 
 def run_suite(
@@ -137,12 +134,14 @@ def _with_loader(suite: Suite, folder: Path, plan: Plan) -> Suite:
 def _lengths(suite: Suite, folder: Path, data: DataSet, register: Register | None) -> dict[str, int]:
     """The epochs of each composition: those that the suite began with, where it did."""
     try:
-        said = json.loads((folder / SUITE).read_text(encoding="utf-8"))
+        said = parse_json(read_text(folder / SUITE, RECORDED))
         before = said["epochs"]
         now = suite.describe()
+        if before and not all(type(epochs) is int and epochs > 0 for epochs in before.values()):
+            raise ValueError("epochs that no training has")
         if before and {**said, "epochs": None, "seeds": None} == {**now, "seeds": None}:
             return dict(before)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return equal_compute(suite, data, register)
 
@@ -171,7 +170,8 @@ def _difference(before: Any, now: Any, path: str = "") -> str:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raises: UsageError where something else than a comparison is in the folder."""
+    """Raises: UsageError where something else than a comparison is in the folder, or a link leads out of it."""
+    refuse_ways_out(folder)
     if folder.is_dir() and not (folder / SUITE).exists() and {p.name for p in folder.iterdir()} - {LOCK}:
         raise UsageError(f"{folder} exists and holds no comparison. Choose another --output.")
 
@@ -201,11 +201,12 @@ def _carry_out(
             warm_up()
             names = [name for name, _ in _runs(suite)]
             found = _one_by_one(tasks, [data[name] for name in names], register, reporter)
-    except Interrupted:
+    except Interrupted as stopped:
         done = sum((task.folder / RESULT).exists() for task in tasks)
         raise Interrupted(
             f"interrupted; {done} of {len(tasks)} runs are finished, and what was done is kept. "
-            "Go on with the same command."
+            "Go on with the same command.",
+            stopped.number,
         ) from None
     results: dict[str, list[Result]] = {name: [] for name in suite.compositions}
     for (name, _), result in zip(_runs(suite), found, strict=True):
@@ -222,7 +223,7 @@ def _one_by_one(
             found.append(finish(task, register, reporter.named(task.label), images))
             # Asked when the run had no step left.
             if stop.asked and len(found) < len(tasks):
-                raise Interrupted("interrupted")
+                raise stop.interrupted()
     return found
 
 
@@ -235,7 +236,6 @@ def finish(task: Task, register: Register | None, reporter: Reporter, data: Data
     try:
         if (task.folder / CONFIG).exists():
             return resume(task.folder, register=register, reporter=reporter, data=data, others=task.others)
-        _clear(task.folder)
         return train(task.config, task.folder, register=register, reporter=reporter, data=data, others=task.others)
     except Interrupted:
         raise
@@ -245,19 +245,14 @@ def finish(task: Task, register: Register | None, reporter: Reporter, data: Data
         raise AuguryError(f"{task.name}: {type(error).__name__}: {error}") from error
 
 
-def _clear(folder: Path) -> None:
-    """Take away what a run leaves that was killed before it began."""
-    if folder.exists() and {p.name.removesuffix(".partial") for p in folder.iterdir()} <= BEFORE:
-        shutil.rmtree(folder)
-
-
 def _show_batch(comparison: Comparison) -> None:
     """What the last composition made of its first batch."""
     *_, last = comparison.runs.values()
     drawn = Path(last[0].folder) / "figures" / "batch.png"
     # A training of which every batch so far was left empty has drawn none.
     if drawn.exists():
-        shutil.copyfile(drawn, comparison.folder / "batch.png")
+        with replacing(comparison.folder / "batch.png") as partial:
+            shutil.copyfile(drawn, partial)
 
 
 @contextmanager
@@ -265,26 +260,14 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep a second program from carrying out the same suite at once; the system lets go when this one ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("w") as file:
-            if not _lock(file.fileno()):
-                raise UsageError(
-                    f"{folder}: another `augury compare` is at work there. Wait, or choose another --output."
-                )
+        with lock(folder, f"{folder}: another `augury compare` is at work there. Wait, or choose another --output."):
             yield
+    except WriteError as error:
+        # A run's own has been told with how that run goes on, and names no file any more.
+        if error.filename is None:
+            raise
+        raise RunError(f"{error}\nOnce that is mended, go on with the same command.") from None
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(folder)):
             raise
         raise UsageError(f"{error.filename}: cannot be written ({error.strerror}). Choose another --output.") from None
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        # Windows: nothing keeps a second one away.
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from augury.config import MethodConfig, RunConfig, parse_composition, read_config, read_recipe
-from augury.errors import UsageError, refuse_all
+from augury.errors import UsageError, refuse_all, shown
 from augury.files import write_text
 from augury.randomness import derive
 from augury.training.plan import lasting
@@ -24,6 +24,8 @@ BASELINE = "baseline"
 SUITE = "suite.json"
 LONGEST = 100
 """Letters of a composition's folder."""
+MOST = 1000
+"""Seeds, and compositions."""
 TAKEN = (".json", ".csv", ".md", ".png", ".html")
 """Endings of what lies beside those folders."""
 
@@ -159,7 +161,7 @@ class _Section(Strict):
 
     compositions: list[str] | dict[str, str | _Entry] = Field(description="what to compare")
     base: str = Field(BASELINE, description="what the others are held against")
-    seeds: Annotated[int, Field(ge=1)] = 5
+    seeds: Annotated[int, Field(ge=1, le=MOST)] = 5
     equal: Equal = "epochs"
 
 
@@ -178,13 +180,15 @@ def read_suite(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UsageError(
             f'suite {path}: has no section [suite]. Add one, with compositions = ["METHOD", "METHOD+METHOD"] in it.'
             if said is None
-            else f"suite {path}: [suite] must be a table, got {said!r}."
+            else f"suite {path}: [suite] must be a table, got {shown(said)}."
         )
     try:
         section = _Section.model_validate(said)
     except ValidationError as error:
         raise UsageError("\n".join(_explained(error, path))) from None
     named = section.compositions
+    if len(named) > MOST:
+        raise UsageError(f"suite {path}: suite.compositions has {len(named):,} compositions; {MOST:,} are allowed.")
     entries = {text: text for text in named} if isinstance(named, list) else named
     compositions = {name: _composition(name, entry) for name, entry in entries.items()}
     return values, {"compositions": compositions, "base": section.base, "seeds": section.seeds, "equal": section.equal}

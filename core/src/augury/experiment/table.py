@@ -17,6 +17,7 @@ from augury.experiment.statistics import Difference, Spread, judge, spread
 from augury.experiment.wording import columns, cost_columns, explanation, markdown
 from augury.files import write_text
 from augury.measures import Measures
+from augury.outside import RECORDED, parse_json, read_text
 from augury.training.result import Result, as_result
 
 __all__ = [
@@ -168,7 +169,7 @@ def read(folder: Path) -> Comparison:
     """
     path = folder / JSON
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = parse_json(read_text(path, RECORDED))
         runs = {name: [_run(one, folder) for one in theirs] for name, theirs in said["runs"].items()}
         return Comparison(**{**said, "rows": [_read_row(row) for row in said["rows"]], "runs": runs, "folder": folder})
     except FileNotFoundError:

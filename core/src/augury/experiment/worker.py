@@ -16,7 +16,7 @@ from typing import Any
 from augury.config import RunConfig
 from augury.registry import Register
 from augury.training.result import Result
-from augury.training.watch import Interrupted, Reporter, Silent
+from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
 
 PAUSE = 0.2
 """Seconds between two words of a process."""
@@ -75,8 +75,9 @@ def begin(news: Any, places: Any, enough: Any, threads: int, parent: int) -> Non
     _news, _enough = news, enough
     # Ctrl-C on the terminal is the parent's, which passes it on once. It came blocked.
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for number in StopRequest.signals:
+        signal.signal(number, _interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, StopRequest.signals)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     news.put(("", "process", (os.getpid(),)))
     try:
@@ -120,7 +121,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _beginning:
         raise KeyboardInterrupt
     if _busy:
-        raise Interrupted("interrupted")
+        raise Interrupted("interrupted", number)
 
 
 def _visible(device: str) -> str:

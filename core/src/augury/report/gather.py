@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from augury.experiment.suite import SUITE, folder_of
 from augury.experiment.table import JSON as COMPARISON
 from augury.experiment.table import Comparison
 from augury.experiment.table import read as read_comparison
+from augury.outside import RECORDED, parse_json, read_text, refuse_ways_out
 from augury.training.result import RESULT, Result
 
 CONFIG, DATA, ENVIRONMENT, METRICS = "config.json", "data.json", "environment.json", "metrics.jsonl"
@@ -120,6 +120,8 @@ def gather(folder: Path) -> Facts:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"
         raise UsageError(f"{folder}: {what}. Name one that `augury run`, `compare` or `evaluate` has made.")
+    # What a link leads to, would be shown on a page that may be sent to anybody.
+    refuse_ways_out(folder)
     if (folder / CONFIG).exists():
         return _gather_run(folder)
     if any((folder / name).exists() for name in (SUITE, COMPARISON)) or any(_run_folders(folder)):
@@ -252,11 +254,11 @@ def _section(said: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _read_object(path: Path, root: Path, problems: list[str]) -> dict[str, Any]:
     shown = path.relative_to(root)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path, RECORDED))
     except FileNotFoundError:
         problems.append(f"{shown} is missing.")
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"{shown} cannot be read: {error}.")
         return {}
     if not isinstance(found, dict):
@@ -268,7 +270,7 @@ def _read_object(path: Path, root: Path, problems: list[str]) -> dict[str, Any]:
 def _read_rows(path: Path, root: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The rows whose epochs are numbers, in order; the last line may be cut short by a kill."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, RECORDED).splitlines()
     except FileNotFoundError:
         problems.append(f"{path.relative_to(root)} is missing: no epoch is over yet, or the file is lost.")
         return []
@@ -278,10 +280,10 @@ def _read_rows(path: Path, root: Path, problems: list[str]) -> list[dict[str, An
     rows: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             epoch = int(row["epoch"])
             rows[epoch] = {**row, "epoch": epoch}
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             if number < len(lines):
                 problems.append(f"{path.relative_to(root)}: line {number} cannot be read and is left out.")
     return [rows[epoch] for epoch in sorted(rows)]

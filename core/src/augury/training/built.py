@@ -13,13 +13,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from augury import backbones
+from augury.backbones.sync_bn import synchronised
 from augury.batch import Batch
 from augury.composition import Composition
 from augury.data.loader import Feed, Order
 from augury.data.memory import MemoryFeed
 from augury.data.pipeline import Pipeline
 from augury.data.stream import StreamFeed
-from augury.distributed import Ranks
+from augury.errors import UsageError, one_line
+from augury.measures import average_statistics
 from augury.pictures import batch_picture, captioned_picture
 from augury.randomness import derive
 from augury.training.facts import stage_facts
@@ -28,6 +30,7 @@ from augury.training.labels import LabelPolicy
 from augury.training.loop import Loop
 from augury.training.optimisation import make_accelerator
 from augury.training.plan import Plan
+from augury.training.processes import join
 from augury.training.recorder import Recorder
 from augury.training.watch import Reporter, Silent, StopRequest
 
@@ -48,7 +51,9 @@ class Built:
             UsageError: an image that cannot be read, or trained weights that cannot be had.
         """
         self.plan, self.config, self.data = plan, plan.config, plan.data
-        self.reporter = reporter or Silent()
+        self.ranks = join(plan.config)
+        # The first process speaks for all.
+        self.reporter = reporter if reporter is not None and self.ranks.rank == 0 else Silent()
         self.folder: Path | None = None
         self.recorder: Recorder | None = None
         self.stop = StopRequest()
@@ -61,7 +66,6 @@ class Built:
         for line in plan.notes:
             self.note(line)
         self.accelerator = make_accelerator(self.config)
-        self.ranks = Ranks()
         device, seed = self.accelerator.device, self.config.seed
         form = self.data.format
         self.pipelines = {
@@ -70,7 +74,7 @@ class Built:
         shown = form.test or form
         self._shown = Pipeline([], shown.frame, shown.std, device)
         torch.manual_seed(derive(seed, "network"))
-        self.network = plan.build_network().to(device)
+        self.network = self._in_step(plan.build_network().to(device))
         self.feed = self._feed(device)
         self.methods = Composition(
             plan.chosen,
@@ -87,6 +91,7 @@ class Built:
 
     def note(self, line: str) -> None:
         """Tell the reporter, and keep it for the result."""
+        line = one_line(line)
         self.notes.append(line)
         self.reporter.note(line)
 
@@ -143,11 +148,13 @@ class Built:
             "precision": self.accelerator.mixed_precision,
             "processes": self.ranks.size,
         }
-        return Kept(facts, self.ranks, self.folder, self._others, device, lambda: self._made_passes)
+        return Kept(facts, self.ranks, self.folder, self._others, device, lambda: self._made_passes, self.note)
 
     def train_network(self, pipeline: str, key: str) -> nn.Module:
         """Train a fresh network without methods, as `Run.train_network` says; its last epoch is returned, its draws
         are `key`'s."""
+        if self.loop.sharding is not None:
+            raise UsageError(f"{key}: trains a network of its own, which does not go with FSDP. Leave {key} out.")
         key = f"{key}/network-{pipeline}"
         made: list[nn.Module] = []
 
@@ -159,7 +166,8 @@ class Built:
         if not made:
             with torch.random.fork_rng(devices=[]):
                 made.append(self.plan.from_scratch().build_network().to(self.accelerator.device))
-            made[0].load_state_dict(weights)
+            with self._kept.fitting(key):
+                made[0].load_state_dict(weights)
         return made[0].eval()
 
     def _train_alone(self, pipeline: str, key: str) -> nn.Module:
@@ -167,13 +175,15 @@ class Built:
         torch.manual_seed(seed)
         # An accelerator of its own, since one keeps all that it prepared.
         accelerator = make_accelerator(self.config)
-        network = self.plan.build_network().to(accelerator.device)
+        network = self._in_step(self.plan.build_network().to(accelerator.device))
         alone = Composition([], self.plan.spec, seed=seed, device=accelerator.device, ranks=self.ranks)
         alone.shares = {name: float(name == pipeline) for name in alone.shares}
         loop = self._loop(accelerator, network, alone, seed)
+        loop.guard.what = f"{key.partition('/')[0]}: pre-train stage"
         kept, before = self._kept, self._kept.seconds
         if (state := kept.progress(key, {})) is not None:
-            loop.restore(state)
+            with kept.fitting(key):
+                loop.restore(state)
             kept.passes += loop.passes
         found, spent = loop.passes, kept.seconds - before
         loop.run(
@@ -182,7 +192,18 @@ class Built:
             what=f"{key.partition('/')[0]}: pre-train stage",
         )
         self._alone += loop.passes - found
+        self._share_statistics(loop.network, loop.result)
         return loop.result
+
+    def _in_step(self, network: nn.Module) -> nn.Module:
+        """The network whose normalisation sees the rows of all processes, where the settings ask for that."""
+        return synchronised(network, self.ranks) if self.config.train.sync_bn else network
+
+    def _share_statistics(self, *networks: nn.Module) -> None:
+        """Before a network is measured or handed on, all processes have the same one."""
+        if not self.config.train.sync_bn:
+            for network in dict.fromkeys(networks):
+                average_statistics(network, self.ranks)
 
     def log_images(self, name: str, images: Tensor, captions: Sequence[str], step: int) -> None:
         """Keep images with captions as a figure likewise."""

@@ -2,58 +2,207 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import pickle
+import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from augury.errors import UsageError
-from augury.files import replacing
+from augury.errors import AuguryError, UsageError
+from augury.files import folder_inside, folder_to_disk, replacing, writing
 
 FOLDER = "checkpoints"
 KEPT = 2
+_NAME = re.compile(r"step-(\d{9,})-([0-9a-f]{16})\.pt")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, text, lists, dicts) for `step`; the file is whole or absent, and the last two
-    are kept."""
-    (folder / FOLDER).mkdir(exist_ok=True)
-    path = folder / FOLDER / f"step-{step:09d}.pt"
-    with replacing(path) as partial, partial.open("wb") as file:
+    """Write `state` for `step`.
+
+    The file is whole or absent, its name holds a digest of its content. Of the others in the folder, the newest of an
+    earlier step is kept: what is later was damaged, or belongs to steps that are done again.
+
+    Args:
+        folder: the run's.
+        step: optimiser steps that are done.
+        state: tensors, numbers, text, lists and dicts.
+
+    Raises:
+        AuguryError: `state` holds what could not be loaded again without executing code.
+        WriteError: the disk is full, say.
+    """
+    if (odd := _odd(state)) and not _can_be_read(state):
+        raise AuguryError(
+            f"checkpoint: {odd} cannot be read back without executing code, so this run could not go on. State must be "
+            "tensors, numbers, text, lists and dicts; get_extra_state of a method may convert it."
+        )
+    kept = folder_inside(folder, FOLDER)
+    unnamed = kept / f"step-{step:09d}.pt"
+    with replacing(unnamed) as partial, partial.open("wb") as file:
+        content = _Digested(file)
+        torch.save(state, cast(BinaryIO, content))
+    # The digest is known when all is written. Until it has its name, the file does not count.
+    path = unnamed.with_name(f"step-{step:09d}-{content.digest}.pt")
+    with writing(path):
+        os.replace(unnamed, path)
+    folder_to_disk(kept)
+    earlier = [old for old in checkpoints(folder) if _step(old) < step]
+    for old in set(kept.glob("step-*")) - {path, *earlier[1 - KEPT :]}:
+        old.unlink(missing_ok=True)
+
+
+def _odd(state: Any, path: str = "") -> str:
+    """The first place in nested values that is of no plain kind; "" where there is none."""
+    if isinstance(state, dict):
+        inside = [(f"{path}.{key}" if path else str(key), value) for key, value in state.items()]
+    elif isinstance(state, list | tuple):
+        inside = [(f"{path}[{number}]", value) for number, value in enumerate(state)]
+    else:
+        plain = isinstance(state, Tensor) or type(state) in (bool, int, float, str, type(None))
+        return "" if plain else f"`{path}`, a {type(state).__module__}.{type(state).__qualname__},"
+    return next(filter(None, (_odd(value, place) for place, value in inside)), "")
+
+
+def _can_be_read(state: dict[str, Any]) -> bool:
+    file = io.BytesIO()
+    try:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    for old in checkpoints(folder)[:-KEPT]:
-        old.unlink()
+        file.seek(0)
+        torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:
+        return False
+    return True
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((folder / FOLDER).glob("step-*.pt"))
+    found = [path for path in (folder / FOLDER).glob("step-*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_step(path), path.stat().st_mtime_ns))
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint, None if there is none yet. Executes no code of the file.
+def load_checkpoint(folder: Path, tell: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, None if there is none yet. Executes no code of the file.
+
+    Args:
+        folder: the run's.
+        tell: is told of damaged ones, which are passed over.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: there are some, and all are damaged.
     """
-    found = checkpoints(folder)
-    if not found:
-        return None
-    try:
-        return torch.load(found[-1], map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, ImportError, pickle.UnpicklingError) as error:
+    damaged: list[str] = []
+    state = None
+    for path in reversed(checkpoints(folder)):
+        try:
+            if _digest(path) != cast(re.Match[str], _NAME.fullmatch(path.name))[2]:
+                raise ValueError("its content is not what was written")
+            with warnings.catch_warnings():
+                # Of pickles that torch did not write.
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(state, dict):
+                break
+            raise ValueError("it holds no state")
+        except Exception as error:
+            # A file from elsewhere can fail in any way.
+            state = None
+            damaged.append(f"{path}: damaged ({_reason(error)})")
+    if damaged and state is None:
         raise UsageError(
-            f"{found[-1]}: damaged ({type(error).__name__}). Delete it to resume from the checkpoint before."
-        ) from None
+            "\n".join(
+                [
+                    *damaged,
+                    f"{folder}: no checkpoint can be read. Start the run anew with another --output, or bring a copy "
+                    "of one back.",
+                ]
+            )
+        )
+    for line in damaged:
+        tell(f"{line}. The one before is used, and what came after is done again.")
+    return state
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a network's weights as safetensors, which `timm.create_model(..., checkpoint_path=path)` loads."""
+    """Write tensors as safetensors, which `timm.create_model(..., checkpoint_path=path)` loads where they are a
+    network's; `content` of the metadata is a digest of them."""
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with replacing(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial, metadata)
+        save_file(here, partial, metadata | {"content": _content(here)})
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file that `save_weights` wrote, and its metadata.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            said = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if said.pop("content", "") != _content(found):
+        raise ValueError("its content is not what was written")
+    return found, said
+
+
+def weights_epoch(path: Path) -> int | None:
+    """The epoch after which a run wrote these weights; None where the file is missing, damaged or does not say."""
+    try:
+        return int(load_weights(path)[1]["epoch"])
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+def _content(tensors: dict[str, Tensor]) -> str:
+    found = _hash()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return found.hexdigest()
+
+
+def _step(path: Path) -> int:
+    return int(cast(re.Match[str], _NAME.fullmatch(path.name))[1])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _hash).hexdigest()
+
+
+def _hash() -> Any:
+    return hashlib.blake2b(digest_size=8)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()[:12]) or type(error).__name__
+
+
+class _Digested:
+    """A file to write to that knows the digest of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, _hash()
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, content: Any) -> int:
+        self._hash.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Mapping
@@ -16,8 +15,10 @@ from augury.config import RunConfig
 from augury.discovery import GROUP
 from augury.errors import UsageError
 from augury.method import Method
+from augury.outside import RECORDED, parse_json, read_text
 from augury.registry import Register
 from augury.training.costs import hardware
+from augury.training.launch import launched, place
 from augury.training.plan import Plan
 
 ENVIRONMENT = "environment.json"
@@ -62,11 +63,24 @@ def _origin(name: str, cls: type[Method]) -> str:
 def read_environment(folder: Path) -> dict[str, Any]:
     """What a run folder says of its environment; nothing where it cannot be read."""
     try:
-        said = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        said = parse_json(read_text(folder / ENVIRONMENT, RECORDED))
     except (OSError, ValueError):
         return {}
-    kinds = {"versions": dict, "methods": dict, "hardware": dict, "earlier": list}
-    return {key: said[key] for key, kind in kinds.items() if isinstance(said, dict) and isinstance(said.get(key), kind)}
+    if not isinstance(said, dict):
+        return {}
+    earlier = said.get("earlier")
+    then = [_sections(one) for one in earlier if isinstance(one, dict)] if isinstance(earlier, list) else []
+    return _sections(said) | ({"earlier": then} if then else {})
+
+
+def _sections(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is of the right form."""
+    texts = {
+        key: {name: text for name, text in said[key].items() if isinstance(text, str)}
+        for key in ("versions", "methods")
+        if isinstance(said.get(key), dict)
+    }
+    return texts | ({"hardware": said["hardware"]} if isinstance(said.get("hardware"), dict) else {})
 
 
 def version_changes(environment: Mapping[str, Any]) -> list[str]:
@@ -122,11 +136,16 @@ def refuse_lost_classes(folder: Path, config: RunConfig, register: Register | No
 
 
 def how_to_resume(folder: Path, environment: Mapping[str, Any]) -> str:
-    """The command with which a run goes on; from Python, where it has methods that were given there as classes."""
-    classes = [origin.rpartition(".")[2] for origin in _classes(environment).values()]
-    if not classes:
-        return f"augury resume {folder}"
-    return f"augury.resume({str(folder)!r}, methods=[{', '.join(classes)}])"
+    """The command with which a run goes on, in as many processes as it has now; from Python, where it has methods that
+    were given there as classes."""
+    named = [origin.rpartition(".")[2] for origin in _classes(environment).values()]
+    # It is to be typed as it stands, and a folder from elsewhere may say anything.
+    classes = [name for name in named if name.isidentifier()]
+    size = place()[1]
+    if not classes and launched():
+        return f"augury resume {folder} --processes {size}"
+    alone = f"augury.resume({str(folder)!r}, methods=[{', '.join(classes)}])" if classes else f"augury resume {folder}"
+    return alone if size == 1 else f"{alone} (in {size} processes, started as these were)"
 
 
 def _classes(environment: Mapping[str, Any]) -> dict[str, str]:

@@ -6,13 +6,17 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from augury.data.subset import digest_of
 from augury.data.view import DataSet, ImageFormat
 from augury.errors import UsageError
+from augury.outside import RECORDED, parse_json, read_text
 from augury.training.environment import versions
 from augury.training.plan import Plan
+from augury.validation import explain
 
 DATA = "data.json"
 
@@ -44,7 +48,9 @@ def stage_facts(plan: Plan) -> dict[str, Any]:
     """What decides what a method's pre-train stage makes, beside the method: everything but the methods, and where
     numbers go."""
     # Which images a subset names is what counts, not where it lies: the data's facts tell.
-    settings = plan.config.model_dump(mode="json", exclude={"methods": True, "train": {"trackers"}, "data": {"subset"}})
+    settings = plan.config.model_dump(
+        mode="json", exclude={"methods": True, "train": {"trackers", "save_every", "auto_batch"}, "data": {"subset"}}
+    )
     return {"settings": settings, "data": data_facts(plan), "versions": versions()}
 
 
@@ -65,29 +71,50 @@ class Begun:
     format: ImageFormat
 
 
+Side = Annotated[int, Field(ge=1, le=2**16)]
+
+
+class _Said(BaseModel):
+    """What of `data.json` is needed to go on."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    classes: list[str]
+    images: dict[str, int]
+    loader: Literal["memory", "stream"]
+    channels: Literal[1, 3]
+    image_size: Side
+    kept_size: Side
+    test_size: Side | None = None
+    test_kept_size: Side | None = None
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: Annotated[tuple[float, ...], Field(strict=False)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)]
+
+
 def begun(folder: Path) -> Begun:
     """Read what `data_facts` told.
 
     Raises:
         UsageError: it is missing or damaged.
     """
+    path = folder / DATA
     try:
-        said = json.loads((folder / DATA).read_text(encoding="utf-8"))
-        train = ImageFormat(
-            channels=said["channels"],
-            side=said["image_size"],
-            kept=said["kept_size"],
-            interpolation=said["interpolation"],
-            mean=tuple(said["mean"]),
-            std=tuple(said["std"]),
-        )
-        # Runs of before there was another size for testing do not say theirs.
-        side, kept = said.get("test_size", train.side), said.get("test_kept_size", train.kept)
-        test = dataclasses.replace(train, side=side, kept=kept)
-        form = train if test == train else dataclasses.replace(train, test=test)
-        return Begun(said["classes"], said["images"], str(said["loader"]), form)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / DATA}: cannot be read: {error}. Start the run anew.") from None
+        values = parse_json(read_text(path, RECORDED))
+        said = _Said.model_validate(values)
+    except ValidationError as error:
+        told = explain(error, _Said, str(path), "key", "{path}={value}")[0]
+        raise UsageError(f"{told} Start the run anew.") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}. Start the run anew.") from None
+    train = ImageFormat(said.channels, said.image_size, said.kept_size, said.interpolation, said.mean, said.std)
+    # Runs of before there was another size for testing do not say theirs.
+    side, kept = said.test_size or train.side, said.test_kept_size or train.kept
+    if len(train.mean) != train.channels or len(train.std) != train.channels or train.kept < train.side or kept < side:
+        raise UsageError(f"{path}: cannot be read: its sizes and channels do not fit each other. Start the run anew.")
+    test = dataclasses.replace(train, side=side, kept=kept)
+    form = train if test == train else dataclasses.replace(train, test=test)
+    return Begun(list(said.classes), dict(said.images), said.loader, form)
 
 
 def check_same_data(folder: Path, before: Begun, data: DataSet) -> None:

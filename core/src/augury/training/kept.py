@@ -3,20 +3,23 @@ would make the same."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from augury.distributed import Ranks
-from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_weights
+from augury.errors import UsageError
+from augury.files import folder_inside
+from augury.training.checkpoint import checkpoints, load_checkpoint, load_weights, save_checkpoint, save_weights
 
 FOLDER = "stages"
 
@@ -37,6 +40,7 @@ class Kept:
         others: Sequence[Path] = (),
         device: torch.device | str = "cpu",
         count: Callable[[], int] = lambda: 0,
+        note: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Keep in the run's `folder`; None keeps nothing.
 
@@ -47,9 +51,10 @@ class Kept:
             others: folders of runs whose stages may have made the same.
             device: where processes gather numbers.
             count: forward passes that this run has made so far.
+            note: is told of what is damaged.
         """
         self.seconds, self.passes = 0.0, 0
-        self._count = count
+        self._count, self._note = count, note
         self._facts, self._ranks = dict(facts), ranks
         self._folder, self._others, self._device = folder, list(others), device
 
@@ -90,7 +95,7 @@ class Kept:
             self.seconds += float(cost.get("seconds", 0))
             self.passes += int(cost.get("passes", 0))
         if self._ranks.rank == 0 and place != own:
-            own.parent.mkdir(parents=True, exist_ok=True)
+            folder_inside(self._folder, FOLDER, *key.split("/")[:-1])
             save_weights(own, found, {**cost, "digest": digest})
         self._forget_progress(key)
         return found
@@ -100,19 +105,43 @@ class Kept:
         folder = self._progress_folder(key)
         if folder is None or not checkpoints(folder):
             return None
-        found = load_checkpoint(folder) or {}
+        try:
+            found = load_checkpoint(folder, self._note) or {}
+        except UsageError as error:
+            self._note(f"{str(error).splitlines()[0]}. The stage begins anew.")
+            return None
+        seconds, state = found.get("seconds"), found.get("state")
         if found.get("digest") != self._digest(key, given):
             return None
-        self.seconds += found["seconds"]
-        return found["state"]
+        if not (isinstance(seconds, int | float) and 0 <= seconds < math.inf and isinstance(state, dict)):
+            return None
+        self.seconds += seconds
+        return state
+
+    @contextlib.contextmanager
+    def fitting(self, key: str) -> Iterator[None]:
+        """Around giving what was kept under `key` to what it was made by.
+
+        Raises:
+            UsageError: it does not fit.
+        """
+        try:
+            yield
+        except UsageError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            told = " ".join(str(error).split()[:30])
+            raise UsageError(
+                f"{self._progress_folder(key)}: what is kept of this stage is damaged "
+                f"({type(error).__name__}: {told}). Delete it, with the file of that name beside it, and go on."
+            ) from error
 
     def save_progress(
         self, key: str, given: Mapping[str, Any], step: int, state: dict[str, Any], seconds: float = 0.0
     ) -> None:
         """Keep how far the making of `key` is, and the time spent on it."""
-        folder = self._progress_folder(key)
-        if folder is not None and self._ranks.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+        if self._folder is not None and self._ranks.rank == 0:
+            folder = folder_inside(self._folder, FOLDER, *key.split("/"))
             save_checkpoint(folder, step, {"digest": self._digest(key, given), "state": state, "seconds": seconds})
 
     def _forget_progress(self, key: str) -> None:
@@ -143,10 +172,11 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read(path: Path, digest: str) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
     """The tensors of a file of that digest and what they cost; None for any other file and for none."""
     try:
-        with safe_open(str(path), "pt") as file:
-            said = file.metadata() or {}
-            if said.pop("digest", None) != digest:
-                return None, {}
-            return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118  (no mapping)
-    except (OSError, SafetensorError):
+        found, said = load_weights(path)
+        if said.pop("digest", None) != digest:
+            return None, {}
+        if not (0 <= float(said.get("seconds", 0)) < math.inf and int(said.get("passes", 0)) >= 0):
+            return None, {}
+        return found, said
+    except (OSError, ValueError):
         return None, {}

@@ -17,6 +17,7 @@ from torch import nn
 
 from augury.config import OptimConfig, RunConfig, ScheduleConfig
 from augury.errors import UsageError
+from augury.training.shares import clip_shares
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -27,6 +28,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if shared and shared.get("_mixed_precision") != precision:
         # Accelerate holds the precision of the first one in this Python process for all that follow.
         AcceleratorState._reset_state()
+    # Newer versions of torch say it otherwise, older ones know no other word.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # Buffers are the methods' state, equal on all ranks by construction, or BatchNorm's, which each rank keeps for
     # itself.
     return Accelerator(
@@ -47,9 +50,9 @@ def choose_precision(config: RunConfig) -> str:
 
 
 def make_optimizer(
-    config: OptimConfig, network: nn.Module, methods: nn.Module, device: torch.device
+    config: OptimConfig, network: nn.Module, methods: nn.Module, device: torch.device, *, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """timm's optimiser over what is trained of the network, and over the methods' parameters.
+    """timm's optimiser over what is trained of the network, and over the methods' parameters; `fused` where it can be.
 
     Raises:
         UsageError: settings that this optimiser does not take.
@@ -76,9 +79,12 @@ def make_optimizer(
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
-            **_fastest(config.name, device) | config.kwargs,
+            **(_fastest(config.name, device) if fused else {}) | config.kwargs,
         )
-    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+    except Exception as error:
+        # Arguments that somebody gives can make it fail in any way.
+        if not config.kwargs and not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
+            raise
         raise UsageError(f"optim.name={config.name}: timm cannot make it with these settings: {error}.") from None
     if getattr(optimizer, "is_second_order", False):
         raise UsageError(
@@ -149,9 +155,10 @@ class Schedule:
 
 
 def clipper(
-    config: OptimConfig, accelerator: Accelerator, network: nn.Module, methods: nn.Module
+    config: OptimConfig, accelerator: Accelerator, network: nn.Module, methods: nn.Module, *, sharded: bool = False
 ) -> Callable[[], None] | None:
-    """What bounds the gradients before an optimiser step, None where nothing does."""
+    """What bounds the gradients before an optimiser step, of weights that are `sharded` too; None where nothing
+    does."""
     if config.clip is None:
         return None
     bound = config.clip
@@ -163,6 +170,9 @@ def clipper(
 
     def clip() -> None:
         accelerator.unscale_gradients()
-        dispatch_clip_grad(trained, bound, mode=config.clip_mode)
+        if sharded:
+            clip_shares(trained, bound, config.clip_mode)
+        else:
+            dispatch_clip_grad(trained, bound, mode=config.clip_mode)
 
     return clip

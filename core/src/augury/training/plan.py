@@ -26,9 +26,11 @@ from augury.data.source import Collection
 from augury.data.splits import split
 from augury.data.transforms import Transform
 from augury.data.view import DataSet, ImageFormat, choose_format, usual_transforms
+from augury.distributed import Ranks, local_size
 from augury.errors import UsageError, refuse_all, unknown
 from augury.method import Spec
 from augury.registry import Register
+from augury.training import sharded
 from augury.training.optimisation import Schedule, choose_precision
 from augury.training.recorder import missing_trackers
 
@@ -146,9 +148,12 @@ def make_plan(
         rows = config.optim.batch_size // config.optim.accumulation * views
         problems += check(chosen, spec, facts.classifier, rows=rows, model=config.model.name, fresh=fresh)
     problems += _size_problems(config, ready)
+    if facts is not None and spec.sharded:
+        problems += sharded.problems(config, choose_precision(config), spec)
     refuse_all(problems)
     loader = _loader(config, ready)
-    return Plan(config, chosen, ready, spec, transforms, loader, _notes(config, chosen, ready, transforms, loader))
+    notes = _notes(config, chosen, ready, transforms, loader) + sharded.notes(spec)
+    return Plan(config, chosen, ready, spec, transforms, loader, notes)
 
 
 def _data_set(
@@ -185,6 +190,7 @@ def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Sp
         build_network=lambda: backbones.build(config.model, len(data.classes), data.format.size),
         read_network=partial(_read_network, config.model, data),
         classes=tuple(data.classes),
+        sharded=sharded.wanted(),
     )
 
 
@@ -221,10 +227,16 @@ def _optim_problems(config: RunConfig) -> list[str]:
     optim, schedule, problems = config.optim, config.schedule, []
     if optim.name not in list_optimizers():
         problems.append("optim.name: " + unknown("optimiser", optim.name, map(str, list_optimizers())))
-    if optim.batch_size % optim.accumulation:
+    if Ranks().size == 1 and optim.batch_size % optim.accumulation:
         problems.append(
             f"optim.accumulation={optim.accumulation} must divide optim.batch_size={optim.batch_size}. "
             "Set it with --set optim.accumulation=1."
+        )
+    if (processes := Ranks().size) > 1 and optim.batch_size % (processes * optim.accumulation):
+        problems.append(
+            f"optim.batch_size={optim.batch_size} must be a multiple of {processes} processes times "
+            f"optim.accumulation={optim.accumulation}. Set it with --set optim.batch_size="
+            f"{max(1, optim.batch_size // (processes * optim.accumulation)) * processes * optim.accumulation}."
         )
     if schedule.name == "multistep" and not schedule.milestones:
         problems.append(
@@ -247,6 +259,11 @@ def _size_problems(config: RunConfig, data: DataSet) -> list[str]:
             f"optim.batch_size={config.optim.batch_size} is more than the {images} training images. "
             f"Set it with --set optim.batch_size={images} or less."
         )
+    if config.data.loader == "memory" and data.bytes > (free := psutil.virtual_memory().available):
+        problems.append(
+            f"data.loader=memory: the images take {data.bytes / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are free. "
+            "Set it with --set data.loader=stream, or lower data.image_size."
+        )
     weights = config.train.class_weights
     if isinstance(weights, list) and len(weights) != len(data.classes):
         problems.append(
@@ -264,7 +281,8 @@ def _loader(config: RunConfig, data: DataSet) -> str:
     """Memory where all images take less than a quarter of what is free."""
     if config.data.loader != "auto":
         return config.data.loader
-    fits = data.bytes < psutil.virtual_memory().available / 4
+    # Each process on this machine holds them all.
+    fits = data.bytes * local_size() < psutil.virtual_memory().available / 4
     if config.device != "cpu" and torch.cuda.is_available():
         fits = fits and data.bytes < torch.cuda.mem_get_info()[0] / 4
     return "memory" if fits else "stream"

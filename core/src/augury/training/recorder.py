@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +15,137 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 
 from augury.config import RunConfig
+from augury.errors import UsageError
+from augury.files import append_line, folder_inside, replacing, write_text
+from augury.outside import RECORDED, parse_json, read_text
 from augury.randomness import derive
 
 METRICS = "metrics.jsonl"
+FIGURES = "figures"
 
 
 class Recorder:
     """Writes into a run folder; rows of epochs after `epochs_done` (a resumed run's lost ones) are dropped from the
     file."""
 
-    def __init__(self, folder: Path, config: RunConfig, epochs_done: int = 0) -> None:
-        self.folder = folder
-        path = folder / METRICS
-        if path.exists():
-            kept = [row for row in read_rows(path) if row["epoch"] <= epochs_done]
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self._rows = path.open("a", encoding="utf-8")
-        self._trackers = [_tracker(name, folder, epochs_done) for name in config.train.trackers]
-        for tracker in self._trackers:
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        epochs_done: int = 0,
+        note: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        """Open the files.
+
+        Args:
+            folder: the run's.
+            config: its settings.
+            epochs_done: the epochs that the checkpoint holds.
+            note: is told of a tracker that fails.
+
+        Raises:
+            WriteError: a file cannot be written.
+        """
+        self.folder, self._path = folder, folder / METRICS
+        kept = [row for row in read_rows(self._path) if row["epoch"] <= epochs_done] if self._path.exists() else []
+        if len(kept) < epochs_done:
+            note(f"{self._path}: rows of {epochs_done - len(kept)} epoch(s) that are done are gone; the rest is kept.")
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._trackers = Trackers(config, folder, epochs_done, note)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Append an epoch's row; it is in the file when this returns.
+
+        Raises:
+            WriteError: it cannot be written, and the file holds whole rows as before.
+        """
+        append_line(self._path, json.dumps(row))
+        self._trackers.row({name: value for name, value in row.items() if isinstance(value, float)}, row["epoch"])
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        """Keep the newest figure of that name as `figures/<name>.png`, and show every one in the trackers.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        *parts, last = name.split("/")
+        with replacing(folder_inside(self.folder, FIGURES, *parts) / f"{last}.png") as partial:
+            figure.savefig(partial, format="png")
+        self._trackers.figure(name, figure, step)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._trackers.close()
+
+
+class Trackers:
+    """What shows a run elsewhere while it trains. They show what the run folder holds anyway, so one that fails costs
+    the run nothing but itself: it is told of once, and left out from then on."""
+
+    def __init__(self, config: RunConfig, folder: Path, epochs_done: int, note: Callable[[str], None]) -> None:
+        """Start those that `train.trackers` names; the other arguments are the recorder's."""
+        self._note = note
+        self._working: dict[str, GeneralTracker] = {}
+        self._failed: list[GeneralTracker] = []
+        self._hook_before = threading.excepthook
+        threading.excepthook = self._in_thread
+
+        def start(tracker: GeneralTracker) -> None:
+            if tracker.name == "tensorboard":
+                # It would make the run's folder anew, too.
+                folder_inside(folder, "tensorboard")
             tracker.start()
             # TensorBoard's form of it is a run of its own in every chart.
             if tracker.name != "tensorboard":
                 tracker.store_init_configuration(config.model_dump())
 
-    def row(self, row: dict[str, Any]) -> None:
-        """Append an epoch's row; it is in the file when this returns."""
-        self._rows.write(json.dumps(row) + "\n")
-        self._rows.flush()
-        values = {name: value for name, value in row.items() if isinstance(value, float)}
-        for tracker in self._trackers:
-            tracker.log(values, step=row["epoch"])
+        for name in config.train.trackers:
+            self._working[name] = _tracker(name, folder, epochs_done)
+        self._each(start)
+
+    def row(self, values: dict[str, float], step: int) -> None:
+        """Show numbers."""
+        self._each(lambda tracker: tracker.log(values, step=step))
 
     def figure(self, name: str, figure: Any, step: int) -> None:
-        """Keep the newest figure of that name as `figures/<name>.png`, and show every one in the trackers."""
-        path = self.folder / "figures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-        for tracker in self._trackers:
+        """Show a figure."""
+
+        def show(tracker: GeneralTracker) -> None:
             if tracker.name == "mlflow":
                 tracker.log_figure(figure, f"{name}.png")
             else:
                 tracker.log_images({name: _pixels(figure)[None]}, step=step, **_image_options(tracker))
 
+        self._each(show)
+
     def close(self) -> None:
         """Nothing more comes."""
-        self._rows.close()
-        for tracker in self._trackers:
-            tracker.finish()
+        self._each(lambda tracker: tracker.finish())
+        for tracker in self._failed:
+            # It fails once more, which was told; what matters is that its threads end.
+            with contextlib.suppress(Exception):
+                tracker.finish()
+        self._failed.clear()
+        if threading.excepthook == self._in_thread:
+            threading.excepthook = self._hook_before
+
+    def _each(self, show: Callable[[GeneralTracker], None]) -> None:
+        for name, tracker in list(self._working.items()):
+            try:
+                show(tracker)
+            except Exception as error:  # Whatever its package, its disk and its server may raise.
+                del self._working[name]
+                self._failed.append(tracker)
+                told = " ".join(f"{type(error).__name__}: {error}".split()[:40])
+                self._note(
+                    f"train.trackers: {name} failed ({told}), and shows nothing from here on. The run goes on: "
+                    f"{METRICS} and {FIGURES}/ hold all of it."
+                )
+
+    def _in_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread. What fails there is raised by the next call, too, and is told then."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._hook_before(failure)
 
 
 def missing_trackers(names: Sequence[str]) -> list[str]:
@@ -95,11 +182,31 @@ def _pixels(figure: Any) -> Any:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The rows of a `metrics.jsonl`; a last line that a kill cut short is left out.
+
+    Raises:
+        UsageError: another line is no epoch's row.
+    """
+    try:
+        lines = read_text(path, RECORDED).splitlines()
+    except ValueError as error:
+        raise UsageError(f"{path}: cannot be read: {error}. Take it out of the folder, and go on.") from None
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = parse_json(line)
+            if not _is_row(row):
+                raise ValueError("no row")
+            rows.append(row)
+        except ValueError:
+            if number < len(lines):
+                raise UsageError(f"{path}: line {number} is no epoch's row. Take it out, and go on.") from None
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+        return False
+    # What they are added up of, in the end.
+    numbers = [row.get(key, 0.0) for key in ("train_seconds", "images_per_second")]
+    return all(isinstance(number, int | float) and 0 <= number < 1e15 for number in numbers)

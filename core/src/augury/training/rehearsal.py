@@ -19,6 +19,7 @@ from augury.registry import Register
 from augury.training.built import Built
 from augury.training.costs import peak_bytes
 from augury.training.plan import Plan, make_plan
+from augury.training.processes import join
 from augury.training.watch import Reporter, Silent
 
 
@@ -70,6 +71,7 @@ def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
     Raises:
         UsageError: anything that `make_plan` refuses.
     """
+    join(config)
     plan = make_plan(config, register)
     clock = _Clock()
     trainer = Built(_on_noise(plan), reporter=clock)

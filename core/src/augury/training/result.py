@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from augury.errors import UsageError
 from augury.files import write_text
 from augury.measures import Measures
+from augury.outside import RECORDED, parse_json, read_text
 
 RESULT = "result.json"
 
@@ -68,6 +71,9 @@ class Result:
         return "test" if "test" in self.best else "val"
 
 
+_RESULT = TypeAdapter(Result)
+
+
 def write_result(result: Result, folder: Path) -> None:
     """Write a run's `result.json`, which makes it a finished one."""
     write_text(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
@@ -81,10 +87,20 @@ def read_result(folder: Path) -> Result:
     """
     path = folder / RESULT
     try:
-        return replace(as_result(json.loads(path.read_text(encoding="utf-8"))), folder=str(folder))
+        said = parse_json(read_text(path, RECORDED))
+        found = _RESULT.validate_python(said)
+        if not found.best or found.best.keys() != found.last.keys() or not found.best.keys() <= {"val", "test"}:
+            raise ValueError("`best` and `last` must both tell of `val`, `test` or both")
+        return replace(found, folder=str(folder))
     except FileNotFoundError:
         raise UsageError(f"{folder}: the run is not finished. Go on with: augury resume {folder}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        told = f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}"
+        raise UsageError(
+            f"{path}: cannot be read ({told}). Delete it, and go on with: augury resume {folder}"
+        ) from None
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"{path}: cannot be read ({type(error).__name__}: {error}). Delete it, and go on with: "
             f"augury resume {folder}"

@@ -24,11 +24,13 @@ class Tally:
     unmixed_rows: int = 0
     images: int = 0
     seconds: float = 0.0
+    skipped: int | None = None
+    """Steps left out because they were not finite; None where none would be."""
 
     @classmethod
     def empty(cls, device: torch.device) -> Tally:
         return cls(
-            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.float64, device=device)
         )
 
     def add(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
@@ -49,14 +51,20 @@ class Tally:
         `train_top1_share` is the share of the rows that it was measured on.
 
         Raises:
-            AuguryError: methods left nothing of any batch.
+            AuguryError: methods left nothing of any batch, or all steps were skipped.
         """
+        if not self.batches and self.skipped:
+            raise AuguryError(
+                f"training: all {self.skipped} steps with images of this epoch were skipped (train.on_nan=skip), since "
+                "their loss or gradient was not finite. Lower optim.lr, to a third say, raise "
+                "schedule.warmup_epochs, or see where it begins with --on-nan stop."
+            )
         if not self.batches:
             raise AuguryError(
                 "training: the methods left no image of any batch of this epoch, so there is nothing to train on. "
                 "Raise optim.batch_size, or leave out the option that chooses among a batch's images."
             )
-        top1 = 100 * float(ranks.mean(self.correct.double())) / self.unmixed_rows if self.unmixed_rows else None
+        top1 = 100 * float(ranks.mean(self.correct)) / self.unmixed_rows if self.unmixed_rows else None
         rate = self.images * ranks.size / self.seconds if self.seconds else 0.0
         return {
             "train_loss": float(ranks.mean(self.loss)) / self.batches,
@@ -64,4 +72,5 @@ class Tally:
             "train_top1_share": self.unmixed_rows / self.rows,
             "train_seconds": self.seconds,
             "images_per_second": rate,
+            **({} if self.skipped is None else {"skipped_steps": self.skipped}),
         }

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import math
+import shlex
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from augury.config import RunConfig, load_config, save_config
 from augury.data.subset import keep_subset, own_subset
 from augury.data.view import DataSet
 from augury.errors import AuguryError, UsageError
-from augury.files import write_text
-from augury.measures import Measures, logits_of, measure, top1_and_loss
+from augury.measures import Measures, gather_logits, logits_of, measure, top1_and_loss
 from augury.method import hook_implementations
+from augury.outside import refuse_ways_out
 from augury.randomness import derive
 from augury.registry import Register
 from augury.training.built import Built
-from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_weights
+from augury.training.checkpoint import checkpoints, load_weights, save_checkpoint, save_weights, weights_epoch
 from augury.training.costs import Spent, forget_peak, peak_bytes
 from augury.training.environment import (
     ENVIRONMENT,
@@ -35,16 +36,29 @@ from augury.training.environment import (
     version_changes,
 )
 from augury.training.facts import DATA, begun, check_same_data, data_facts, weights_metadata
-from augury.training.plan import lasting, make_plan, refuse_inside_data
+from augury.training.failing import with_a_way_on
+from augury.training.finite import NotFinite
+from augury.training.folder import CONFIG, hold, make, refuse_existing, write_json
+from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
+from augury.training.processes import by_the_first, join, losing_peers_told, one_before_the_others
 from augury.training.recorder import METRICS, Recorder, read_rows
 from augury.training.result import RESULT, Costs, Result, read_result, write_result
+from augury.training.shortage import within_memory
+from augury.training.state import load_state
 from augury.training.watch import Interrupted, Reporter
 
-CONFIG = "config.json"
+BEST = "best.safetensors"
+T = TypeVar("T")
 
 
 class Trainer(Built):
-    """One run, carried out in a folder."""
+    """One run, carried out in a folder.
+
+    Attributes:
+        halved: a line for each time that memory ran out and fewer images passed at once from there on.
+    """
+
+    halved: tuple[str, ...] = ()
 
     def run(self, folder: Path, *, resume: bool = False) -> Result:
         """Train in `folder`.
@@ -54,26 +68,39 @@ class Trainer(Built):
             resume: go on from the newest checkpoint; from the start where there is none yet.
 
         Raises:
-            UsageError: the folder exists, or is none of a run.
+            UsageError: the folder exists, is none of a run, or another process is training in it.
             Interrupted: the user asked to stop; a checkpoint is written.
         """
         started = time.perf_counter()
         self.folder = folder
-        if not resume:
-            _make_folder(folder)
-            _write_json(folder / DATA, data_facts(self.plan))
-            keep_subset(self.config.data, folder)
+        with contextlib.ExitStack() as held:
+
+            def begin() -> None:
+                held.enter_context(hold(folder) if resume else make(folder))
+                if not resume:
+                    write_json(folder / DATA, data_facts(self.plan))
+                    keep_subset(self.config.data, folder)
+
+            by_the_first(self.ranks, begin)
+            return self._carry_out(folder, resume, started)
+
+    def _carry_out(self, folder: Path, resume: bool, started: float) -> Result:
         device = self.accelerator.device
         made_with = environment(self.plan, device, read_environment(folder) if resume else None)
-        state = load_checkpoint(folder) if resume else None
-        if state:
-            self._restore(state["loop"], version_changes(made_with))
-        _write_json(folder / ENVIRONMENT, made_with)
+        # Nobody writes it anew before all have read it.
+        made_with = self.ranks.gather_objects(made_with)[0]
+        self.stop.way_on = how_to_resume(folder, made_with)
+        state = load_state(folder, self.note) if resume else None
+        if state is not None:
+            self._restore(folder, state, version_changes(made_with))
+        # The settings last, since they are what makes the folder a run's.
+        by_the_first(self.ranks, lambda: write_json(folder / ENVIRONMENT, made_with))
         if not resume:
-            # Last, since this is what makes the folder a run's.
-            save_config(self.config, folder / CONFIG)
+            by_the_first(self.ranks, lambda: save_config(self.config, folder / CONFIG))
         forget_peak(device)
-        self._best: dict[str, Any] = state["best"] if state else {"epoch": 0, "top1": -1.0}
+        if state is None:
+            self._best: dict[str, Any] = {"epoch": 0, "top1": -1.0}
+            self._best_is_new = False
         before = Spent(**state["spent"]) if state else Spent()
         self._stage = before.stage_seconds, before.stage_passes
         self._spent = lambda: Spent(
@@ -84,7 +111,9 @@ class Trainer(Built):
             stage_passes=self._stage[1],
         )
         if self.accelerator.is_main_process:
-            self.recorder = Recorder(folder, self.config, epochs_done=state["loop"]["epoch"] if state else 0)
+            self.recorder = Recorder(
+                folder, self.config, epochs_done=state["loop"]["epoch"] if state else 0, note=self.note
+            )
         try:
             with self.stop:
                 if state is None:
@@ -102,21 +131,60 @@ class Trainer(Built):
             if (done := self.loop.position.epoch) < self.config.optim.epochs:
                 self.note(f"stopped after epoch {done}: {self.config.train.patience} epochs without a better accuracy.")
             return self._finish()
-        except Interrupted:
-            how = how_to_resume(folder, made_with)
-            raise Interrupted(f"interrupted; what was done is kept. Go on with: {how}") from None
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            at_once = " at once" if isinstance(stopped, KeyboardInterrupt) else ""
+            raise Interrupted(
+                f"interrupted{at_once}; what was done is kept. Go on with: {self.stop.way_on}",
+                getattr(stopped, "number", signal.SIGINT),
+            ) from None
+        except AuguryError as error:
+            raise with_a_way_on(error, folder / CONFIG, self.stop.way_on) from error.__cause__
         finally:
             if self.recorder is not None:
                 self.recorder.close()
 
-    def _restore(self, state: dict[str, Any], changes: list[str]) -> None:
+    def _restore(self, folder: Path, state: dict[str, Any], changes: list[str]) -> None:
         """Go on where a checkpoint was taken, and say what has changed since."""
         try:
-            self.loop.restore(state)
+            notes = self.loop.restore(state["loop"])
         except UsageError as error:
             raise UsageError("\n".join([*str(error).splitlines(), *changes])) from error
-        for line in changes:
+        except Exception as error:
+            # A file from elsewhere can fail here in any way.
+            told = " ".join(str(error).split()[:30])
+            raise UsageError(
+                f"{folder}: the checkpoint is none of this run's settings ({type(error).__name__}: {told}). "
+                "Start the run anew."
+            ) from error
+        for line in [*changes, *notes]:
             self.note(line)
+        position, steps = self.loop.position, self.loop.loader.steps
+        if position.epoch < self.config.optim.epochs:
+            self.reporter.note(
+                f"goes on in epoch {position.epoch + 1} of {self.config.optim.epochs}, {position.step} of its {steps} "
+                "steps done"
+            )
+        self._best, self._best_is_new = state["best"], False
+        epoch, kept = self._best["epoch"], self._epoch_of_best()
+        if epoch == self.loop.position.epoch and not self.loop.position.step and kept != epoch:
+            # The checkpoint of an epoch is written first: killed in between, its weights are in the network still.
+            self._save_weights("best")
+        elif epoch and kept != epoch:
+            self._lose_best()
+
+    def _epoch_of_best(self) -> int | None:
+        """The epoch of the weights in the folder, as the first process finds it."""
+        assert self.folder is not None
+        return self.ranks.gather_objects(weights_epoch(self.folder / BEST) if self.ranks.rank == 0 else None)[0]
+
+    def _lose_best(self) -> None:
+        """Say that the best weights are not those of the best epoch, which others count from now on."""
+        assert self.folder is not None
+        self.note(
+            f"{self.folder / BEST}: gone, damaged, or of an epoch that is done again, so the best epoch until now, "
+            f"{self._best['epoch']}, is lost; the best of those from here on counts."
+        )
+        self._best = {"epoch": self.loop.position.epoch, "top1": -1.0}
 
     @property
     def chooses(self) -> str:
@@ -124,39 +192,40 @@ class Trainer(Built):
         return "test" if self.data.splits.val is None else "val"
 
     def _evaluate(self, split: str, network: nn.Module) -> dict[str, float]:
-        batches = self.feed.held_out(getattr(self.data.splits, split))
-        with self.accelerator.autocast():
-            found = top1_and_loss(network, batches, self._shown.normalise)
-        # BatchNorm's statistics are each rank's own, and what decays or stops must do so on all: the first one's count,
-        # whose weights are exported.
-        mine = torch.tensor([list(found.values())], dtype=torch.float64, device=self.accelerator.device)
-        return dict(zip(found, self.ranks.gather_rows(mine)[0].tolist(), strict=True))
+        batches = self._unless_stopped(self.feed.held_out(getattr(self.data.splits, split), ranks=self.ranks))
+        with self.loop.whole(), self.accelerator.autocast():
+            return top1_and_loss(network, batches, self._shown.normalise, self.ranks)
+
+    def _unless_stopped(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same, until a stop is asked for. Several processes agree on one at a step only."""
+        for batch in batches:
+            if self.stop.asked and self.ranks.size == 1:
+                raise self.stop.interrupted()
+            yield batch
 
     def _measure(self, network: nn.Module) -> dict[str, Measures]:
         """How good a network is on each split that was held out."""
         found = {}
         for name in ("val", "test"):
             if (split := getattr(self.data.splits, name)) is not None:
-                with self.accelerator.autocast():
-                    found[name] = measure(*logits_of(network, self.feed.held_out(split), self._shown.normalise))
+                with self.loop.whole(), self.accelerator.autocast():
+                    mine = logits_of(network, self.feed.held_out(split, ranks=self.ranks), self._shown.normalise)
+                found[name] = measure(*gather_logits(*mine, self.ranks, self.accelerator.device))
         return found
 
     def _end_epoch(self, row: dict[str, Any]) -> float:
-        if not math.isfinite(row["train_loss"]):
-            raise AuguryError(
-                f"training: the loss is no longer finite in epoch {row['epoch']}. Lower optim.lr, to a third say, "
-                "raise schedule.warmup_epochs, or bound the gradients with --set optim.clip=1."
-            )
         split = self.chooses
+        self._share_statistics(self.network, self.loop.result)
         found = self._evaluate(split, self.network)
         row |= {f"{split}_{key}": value for key, value in found.items()}
         if self.loop.average is not None:
             found = self._evaluate(split, self.loop.average.module)
             row |= {f"{split}_ema_{key}": value for key, value in found.items()}
+        _refuse_lost(row, split)
         row |= self.methods.post_epoch(row)
         if found["top1"] > self._best["top1"]:
             self._best = {"epoch": row["epoch"], "top1": found["top1"]}
-            self._save_weights("best")
+            self._best_is_new = True
         if self.recorder is not None:
             self.recorder.row(row)
         return found["top1"]
@@ -166,23 +235,33 @@ class Trainer(Built):
         return patience is not None and self.loop.position.epoch - self._best["epoch"] >= patience
 
     def _save(self) -> None:
+        """Keep the present state, and then the weights that are the best of it."""
+        state: dict[str, Any] = {"loop": self.loop.state(), "best": self._best}
+        state |= {"spent": dataclasses.asdict(self._spent())}
+        state |= {"accumulation": self.config.optim.accumulation, "halved": list(self.halved)}
         if self.accelerator.is_main_process and self.folder is not None:
-            state = {"loop": self.loop.state(), "best": self._best, "spent": dataclasses.asdict(self._spent())}
             save_checkpoint(self.folder, self.methods.run.step, state)
+        if self._best_is_new:
+            self._save_weights("best")
+            self._best_is_new = False
 
     def _save_weights(self, which: str) -> None:
+        weights = self.loop.weights()
         if self.accelerator.is_main_process and self.folder is not None:
-            path = self.folder / f"{which}.safetensors"
-            save_weights(path, self.loop.result.state_dict(), weights_metadata(self.plan))
+            path, epoch = self.folder / f"{which}.safetensors", self.loop.position.epoch
+            save_weights(path, weights, weights_metadata(self.plan) | {"epoch": str(epoch)})
 
     def _finish(self) -> Result:
         assert self.folder is not None
         self._save_weights("last")
+        if self._epoch_of_best() != self._best["epoch"]:
+            if self._best["epoch"] < self.loop.position.epoch:
+                self._lose_best()
+            self._save_weights("best")
         network = self.loop.result
         best = last = self._measure(network)
         if self._best["epoch"] < self.loop.position.epoch:
-            weights = load_file(self.folder / "best.safetensors", device=str(self.accelerator.device))
-            network.load_state_dict(weights)
+            self.loop.load_weights(load_weights(self.folder / BEST)[0])
             best = self._measure(network)
         self._note_guessing(best)
         rows = read_rows(self.folder / METRICS)
@@ -198,7 +277,9 @@ class Trainer(Built):
             costs=Costs(
                 seconds=spent.seconds,
                 stage_seconds=spent.stage_seconds,
-                images_per_second=sum(row["images_per_second"] * row["train_seconds"] for row in rows) / seconds,
+                # A metrics.jsonl that was lost tells of no epoch.
+                images_per_second=sum(row["images_per_second"] * row["train_seconds"] for row in rows)
+                / (seconds or 1.0),
                 forward_passes=self.loop.passes + spent.side_passes,
                 stage_passes=spent.stage_passes,
                 peak_bytes=spent.peak_bytes,
@@ -235,12 +316,14 @@ def train(
     Raises:
         UsageError: the folder exists, or anything that `make_plan` refuses.
     """
-    _refuse_existing(folder)
-    plan = make_plan(config, register, data)
-    # Checked first, so that all that is wrong is told at once.
-    plan = dataclasses.replace(plan, config=lasting(config))
-    refuse_inside_data(folder, plan.config)
-    return Trainer(plan, reporter=reporter, others=others).run(folder)
+    ranks = join(config)
+    with losing_peers_told(ranks, folder):
+        by_the_first(ranks, lambda: refuse_existing(folder))
+        plan = one_before_the_others(ranks, lambda: make_plan(config, register, data))
+        # Checked first, so that all that is wrong is told at once. What `auto` means, the first process says.
+        plan = dataclasses.replace(plan, config=lasting(config), loader=ranks.gather_objects(plan.loader)[0])
+        refuse_inside_data(folder, plan.config)
+        return _carry_out(lambda plan: Trainer(plan, reporter=reporter, others=others), plan, folder)
 
 
 def resume(
@@ -254,40 +337,70 @@ def resume(
     """Go on with the run in `folder`; a finished one only returns its result. `others` as for `Trainer`.
 
     Raises:
-        UsageError: no run folder, or a damaged one.
+        UsageError: no run folder, a damaged one, or one with a link out of it.
     """
+    refuse_ways_out(folder)
     config = own_subset(load_config(folder / CONFIG), folder)
     if (folder / RESULT).exists():
+        if reporter is not None:
+            reporter.note(f"{folder}: this run is finished; nothing is trained.")
         return read_result(folder)
-    refuse_lost_classes(folder, config, register)
-    before = begun(folder)
-    if data is not None and data.format != before.format:
-        data = None
-    plan = make_plan(config, register, data, before.format, fresh=not checkpoints(folder))
-    check_same_data(folder, before, plan.data)
-    # `auto` may choose otherwise on another day, and then the draws would be others.
-    plan = dataclasses.replace(plan, loader=before.loader)
-    if checkpoints(folder):
-        # The weights that the run began with may be gone, and are not needed.
-        plan = plan.from_scratch()
-    return Trainer(plan, reporter=reporter, others=others).run(folder, resume=True)
+    ranks = join(config)
+    with losing_peers_told(ranks, folder):
+        refuse_lost_classes(folder, config, register)
+        before = begun(folder)
+        if data is not None and data.format != before.format:
+            data = None
+        config, halved = _as_halved(config, folder)
+        fresh = not checkpoints(folder)
+        _refuse_without_checkpoints(folder, fresh)
+        plan = one_before_the_others(ranks, lambda: make_plan(config, register, data, before.format, fresh=fresh))
+        check_same_data(folder, before, plan.data)
+        # `auto` may choose otherwise on another day, and then the draws would be others.
+        plan = dataclasses.replace(plan, loader=before.loader)
+        if checkpoints(folder):
+            # The weights that the run began with may be gone, and are not needed.
+            plan = plan.from_scratch()
+        return _carry_out(
+            lambda plan: Trainer(plan, reporter=reporter, others=others), plan, folder, resume=True, halved=halved
+        )
 
 
-def _refuse_existing(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if (folder / CONFIG).exists():
-        raise UsageError(f"{folder} exists. Continue it with `augury resume {folder}`, or choose another --output.")
-    raise UsageError(f"{folder} exists and holds no run. Choose another --output.")
-
-
-def _make_folder(folder: Path) -> None:
-    _refuse_existing(folder)
+def _carry_out(build: Callable[[Plan], Trainer], plan: Plan, folder: Path, **how: Any) -> Result:
     try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another --output.") from None
+        return within_memory(build, plan, folder, **how)
+    except NotFinite as error:
+        other = shlex.join(["augury", "run", "--recipe", str(folder / CONFIG), "--output", f"{folder}-2"])
+        raise NotFinite(
+            f"{error}\nA run that goes on keeps its settings, and would meet the same. With others, begin a new one: "
+            f"{other} --set ..."
+        ) from None
 
 
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def _refuse_without_checkpoints(folder: Path, fresh: bool) -> None:
+    """Raises: UsageError where a run had checkpoints that are gone."""
+    if fresh and (folder / METRICS).exists() and (folder / METRICS).stat().st_size:
+        raise UsageError(
+            f"{folder}: {METRICS} tells of epochs that are done, and checkpoints/ holds none. Bring a copy of it back, "
+            "or start the run anew with another --output."
+        )
+
+
+def _refuse_lost(row: Mapping[str, Any], split: str) -> None:
+    """Raises: NotFinite where a network of finite losses in training has none in evaluation."""
+    for key in (f"{split}_loss", f"{split}_ema_loss"):
+        if not math.isfinite(row.get(key, 0.0)):
+            raise NotFinite(
+                f"training: the loss on the {split} images is no longer finite after epoch {row['epoch']} ({key}): the "
+                "epoch's last step took the weights, or its steps BatchNorm's statistics, beyond float32.\n"
+                "Lower optim.lr, to a third say, or raise schedule.warmup_epochs."
+            )
+
+
+def _as_halved(config: RunConfig, folder: Path) -> tuple[RunConfig, tuple[str, ...]]:
+    """The settings with as few images at once as the run had at its newest checkpoint, and what it told of that."""
+    state = load_state(folder) if config.train.auto_batch else None
+    if not state or not state.get("halved"):
+        return config, ()
+    optim = config.optim.model_copy(update={"accumulation": int(state["accumulation"])})
+    return config.model_copy(update={"optim": optim}), tuple(map(str, state["halved"]))

@@ -69,6 +69,8 @@ class AgMax(augury.Method):
 
     views = 2
     min_rows = 2
+    sharded = True
+    batchwise = "its marginals are those of a part"
 
     def __init__(self, options: Options, spec: augury.Spec) -> None:
         super().__init__(options, spec)
@@ -76,7 +78,12 @@ class AgMax(augury.Method):
 
     @classmethod
     def check(cls, options: Options, spec: augury.Spec) -> None:
-        """Refuse to draw trained weights anew."""
+        """Refuse to draw anew weights that were trained, or that are spread over processes."""
+        if spec.sharded and options.variant == "official" and options.q_init_std is not None:
+            raise augury.UsageError(
+                "agmax: variant=official with q_init_std draws every convolution anew, and this network's weights are "
+                "spread over processes (FSDP). Set variant=paper, or train without FSDP."
+            )
         if spec.starts_trained and options.variant == "official" and options.q_init_std is not None:
             raise augury.UsageError(
                 "agmax: variant=official with q_init_std draws every convolution anew, and this network starts from "

@@ -27,7 +27,9 @@ class DCutMix(augury.Method):
             description="concentration of the Dirichlet distribution of the parts. Paper: 0.2 with K = 5 (CIFAR-100, "
             "PyramidNet-110), 1 with K = 5 (PyramidNet-200), 1/3 with K = 3 (CIFAR-10)",
         )
-        k: int = Field(5, ge=1, description="images that each is mixed from, itself included. Paper: 5, on CIFAR-10 3")
+        k: int = Field(
+            5, ge=1, le=1000, description="images that each is mixed from, itself included. Paper: 5, on CIFAR-10 3"
+        )
         prob: float = Field(
             1.0,
             ge=0,
@@ -41,6 +43,7 @@ class DCutMix(augury.Method):
         )
 
     mixes = True
+    sharded = True
 
     @augury.hookimpl
     def augment_batch(self, batch: augury.Batch, run: augury.Run) -> None:

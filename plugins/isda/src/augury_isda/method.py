@@ -42,6 +42,8 @@ class ISDA(augury.Method):
         )
 
     linear_classifier = True
+    sharded = True
+    batchwise = "its covariances take in one part after the other"
     facts = ("total_steps",)
 
     mean: Tensor

@@ -31,8 +31,9 @@ def measure(log_losses: Callable[[augury.Batch], Tensor], run: augury.Run) -> di
     """
     found = {}
     for pipeline in ("base", "augmented"):
-        mine = torch.cat([log_losses(batch) for batch in run.loader(pipeline)])
-        found[pipeline] = run.ranks.gather_rows(mine)
+        measured = [(log_losses(batch), batch.indices) for batch in run.loader(pipeline)]
+        every, images = (run.ranks.gather_rows(torch.cat(part)) for part in zip(*measured, strict=True))
+        found[pipeline] = every if run.ranks.size == 1 else every[_new(images)]
     losses = torch.cat([found["base"], found["augmented"]])
     if strange := int((~losses.isfinite()).sum()):
         raise augury.AuguryError(
@@ -49,6 +50,11 @@ def measure(log_losses: Callable[[augury.Batch], Tensor], run: augury.Run) -> di
             "all augmented images alike with loss=smooth."
         )
     return {**found, "mixture": torch.tensor(mixture, dtype=torch.float64)}
+
+
+def _new(images: Tensor) -> Tensor:
+    """Which of the images, in order, are none that was there just before: processes fill up their shares."""
+    return torch.cat([images.new_ones(1, dtype=torch.bool), images[1:] != images[:-1]])
 
 
 def show(kept: Mapping[str, Tensor], run: augury.Run, classes: tuple[str, ...] | None) -> None:

@@ -1,0 +1,134 @@
+"""What anybody may have made: files, settings and folders from elsewhere, read whole, small and plain, or refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from augury.errors import HIDDEN, UsageError
+
+WRITTEN = 2**20
+"""Bytes of a file that people write: settings, registers, suites."""
+RECORDED = 2**27
+"""Bytes of a file that programs write: rows of metrics, tables, subsets."""
+DEEPEST = 32
+"""Tables and lists inside each other."""
+LONGEST = 10_000
+"""Characters of a text, bytes of a path included."""
+
+# tomllib takes the square of the number of parts of a dotted key: 500,000 fit into a file of that size.
+_WORD = r"(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')"
+_LONG_KEY = re.compile(rf"(?<![\w\"'-]){_WORD}(?:[ \t]*+\.[ \t]*+{_WORD}){{{DEEPEST},}}")
+
+
+def read_text(path: Path, most: int = WRITTEN) -> str:
+    """Read a file of text, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: it is no regular file (reading a pipe would never end), too large, or not UTF-8.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file of text")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON; what is wrong in it, or nested too deeply, is a `ValueError`."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read TOML; what is wrong in it, or nested too deeply, is a `ValueError`."""
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key has more than {DEEPEST} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def oddity(value: Any) -> str | None:
+    """What is odd about settings that were read from a file: `key` and why, None where nothing is.
+
+    JSON and TOML can say what no setting means and what later would fail far from its cause: control characters (a
+    message would bring them to the terminal), numbers that no tensor holds, dates, endless texts.
+    """
+    for path, depth, found in _values(value):
+        if why := _odd(found, depth):
+            return f"key `{path}` {why}" if path else why
+    return None
+
+
+def _values(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, int, Any]]:
+    yield path, depth, value
+    if depth > DEEPEST:
+        return
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield path, depth, key
+            yield from _values(inner, f"{path}.{key}" if path else str(key), depth + 1)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _values(inner, f"{path}.{number}", depth + 1)
+
+
+def _odd(value: Any, depth: int) -> str:
+    if depth > DEEPEST:
+        return "is nested too deeply"
+    if isinstance(value, str):
+        if len(value) > LONGEST:
+            return f"has a text of {len(value):,} characters; {LONGEST:,} are allowed"
+        # Names of files that are no UTF-8 come as lone surrogates.
+        found = HIDDEN.search(re.sub("[\udc80-\udcff]", "", value))
+        return f"holds the character U+{ord(found[0]):04X}, which cannot be seen. Take it out" if found else ""
+    if isinstance(value, bool) or value is None or isinstance(value, Mapping | list):
+        return ""
+    if isinstance(value, int):
+        return "" if -(2**63) <= value < 2**63 else "holds a whole number of more than 64 bits"
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"must be a finite number, got {value}"
+    return f"holds a {type(value).__name__}. Write it as text, in quotes"
+
+
+def refuse_ways_out(folder: Path) -> None:
+    """Refuse a folder from which a link leads out of it: who writes there would write elsewhere.
+
+    Raises:
+        UsageError: there is such a link, or an entry that is neither file nor folder; it is named.
+    """
+    root = os.path.realpath(folder)
+    for inside, folders, files in os.walk(root):
+        for name in sorted([*folders, *files]):
+            path = Path(inside, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                to = os.path.realpath(path)
+                if not (to == root or to.startswith(root + os.sep)):
+                    raise UsageError(
+                        f"{folder}: {path.relative_to(root)} is a link to {to}, and what is written there would not "
+                        "stay in the folder. Put a copy in its place, or remove it."
+                    )
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UsageError(f"{folder}: {path.relative_to(root)} is neither file nor folder. Remove it.")

@@ -1,0 +1,60 @@
+"""A run's folder: made, held by one process at a time, and told from what is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from augury.data.subset import FILE as SUBSET
+from augury.errors import UsageError
+from augury.files import remove, write_text
+from augury.training.environment import ENVIRONMENT
+from augury.training.facts import DATA
+from augury.training.lock import LOCK, lock
+
+CONFIG = "config.json"
+EARLY = {DATA, SUBSET, ENVIRONMENT, CONFIG, LOCK}
+"""What a run writes before it is one, the settings last."""
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises: UsageError where a folder holds something; what a run left that was killed before it began is nothing."""
+    if not folder.exists():
+        return
+    if (folder / CONFIG).exists():
+        raise UsageError(f"{folder} exists. Continue it with `augury resume {folder}`, or choose another --output.")
+    if not folder.is_dir() or not {path.name.removesuffix(".partial") for path in folder.iterdir()} <= EARLY:
+        raise UsageError(f"{folder} exists and holds no run. Choose another --output.")
+
+
+def make(folder: Path) -> IO[str]:
+    """Make a run's folder, and hold it as `hold` does.
+
+    Raises:
+        UsageError: it exists, or cannot be made.
+    """
+    refuse_existing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another --output.") from None
+    held = hold(folder)
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            remove(path)
+    return held
+
+
+def hold(folder: Path) -> IO[str]:
+    """Keep other processes from training in a run's folder, until the file that is returned is closed.
+
+    Raises:
+        UsageError: another one is at work.
+    """
+    return lock(folder, f"{folder}: another process is training in it. Wait until it has ended, or end it first.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what people may want to read, too."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
