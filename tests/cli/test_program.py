@@ -242,7 +242,7 @@ def test_a_split_of_another_name_is_told(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_training_that_diverges_fails(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = augury(capsys, "run", *QUICK, "--set", "optim.lr=1e30", "-o", "run")
-    assert (code, "the loss is no longer finite in epoch 1. Lower optim.lr" in err) == (1, True), err
+    assert (code, "is no longer finite" in err) == (1, True), err
     code, _, err = augury(capsys, "run", *QUICK, "--set", "optim.lr=inf")
     assert (code, "must be a finite number" in err) == (2, True), err
 

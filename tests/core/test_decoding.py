@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +202,31 @@ def test_warnings_are_held_back_in_many_threads_and_filters_are_left_as_they_wer
         thread.join()
     assert not failed
     assert list(warnings.filters) == before
+
+
+def test_a_real_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:
+    path, side = tmp_path / "bomb.png", 50_000
+    # A row is a byte of filter and a bit a pixel; a hundred of them look the same wherever they stand in the stream.
+    rows, squeeze = bytes(100 * (1 + side // 8)), zlib.compressobj(9, wbits=-15)
+    block = squeeze.compress(rows) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    check = (len(rows) * side // 100 % 65521) << 16 | 1
+    content = b"\x78\xda" + block * (side // 100) + b"\x03\x00" + struct.pack(">I", check)
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", content), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert path.stat().st_size < 2_000_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (decode_rgb, upright_size):
+        with pytest.raises(UnreadableError, match="2500000000 pixels"):
+            read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+def test_a_program_that_calls_itself_a_picture_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    path = tmp_path / "x.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n0 0 moveto\nshowpage\n%%EOF\n")
+    for read in (decode_rgb, upright_size):
+        with pytest.raises(UnreadableError, match="EPS, a program to draw a picture"):
+            read(path)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 from tests.core.small_runs import assert_same_run, interrupted, resumed, rows_of, small
 
 import augury
@@ -139,3 +145,54 @@ def test_what_a_run_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> No
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
     facts = [json.loads((tmp_path / name / "data.json").read_text()) for name in ("whole", "resumed")]
     assert facts[0]["mean"] == facts[1]["mean"] == [0.4], "the weights' own input"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_shards_of_a_web_dataset_go_on_in_the_middle_of_an_epoch(workers: int, tmp_path: Path) -> None:
+    # augury indexes shards when it opens them, so that they too are read in any order from any step on.
+    images, labels = load_digits(return_X_y=True)
+    for shard, rows in enumerate(np.arange(240).reshape(3, 80)):
+        with tarfile.open(tmp_path / f"digits-{shard:03d}.tar", "w") as tar:
+            for row in rows:
+                picture = io.BytesIO()
+                Image.fromarray((images[row].reshape(8, 8) * 15).astype(np.uint8)).save(picture, "PNG")
+                for suffix, content in (("png", picture.getvalue()), ("cls", str(labels[row]).encode())):
+                    member = tarfile.TarInfo(f"{row}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    data = {"dataset": f"wds/{tmp_path}/digits-{{000..002}}.tar", "loader": "stream", "workers": workers}
+    sizes = {"image_size": 8, "images_per_class": None, "crop_pct": 1.0}
+    config = small("dcutmix", data=data | sizes, optim={"epochs": 2})
+    train(config, tmp_path / "whole")
+    resumed(config, tmp_path / "resumed", 3)
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_may_change_where_a_run_goes_on(tmp_path: Path) -> None:
+    config = small("isda", data={"loader": "stream", "workers": 2})
+    train(config, tmp_path / "whole")
+    interrupted(config, tmp_path / "resumed", 6)
+    settings = json.loads((tmp_path / "resumed" / "config.json").read_text())
+    settings["data"]["workers"] = 0
+    (tmp_path / "resumed" / "config.json").write_text(json.dumps(settings))
+    resume(tmp_path / "resumed")
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_gradient_scaler_goes_on_where_it_was(tmp_path: Path) -> None:
+    def scaled() -> Trainer:
+        trainer = Trainer(make_plan(small()))
+        trainer.loop.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=7)
+        return trainer
+
+    one, other = scaled(), scaled()
+    scaler = one.loop.accelerator.scaler
+    assert scaler is not None
+    scaler.scale(torch.ones(()))  # which makes its numbers
+    scaler.update(8.0)
+    other.loop.restore(one.loop.state())
+    assert other.loop.accelerator.scaler is not None
+    assert other.loop.accelerator.scaler.state_dict() == scaler.state_dict()
+    assert scaler.state_dict()["scale"] == 8.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.core.limits import at_most
 from tests.core.small_runs import interrupted, small
 
 from augury.config import RunConfig
+from augury.errors import RunError
 from augury.training import plan as planning
 from augury.training import recorder as recording
 from augury.training.recorder import Recorder, missing_trackers, read_rows
@@ -86,7 +90,7 @@ def tracked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Tracker]]:
 
 
 def recorder(folder: Path, *trackers: str, epochs_done: int = 0) -> Recorder:
-    return Recorder(folder, small(train={"trackers": list(trackers)}), epochs_done)
+    return Recorder(folder, small(train={"trackers": list(trackers)}), epochs_done, note=lambda line: None)
 
 
 def test_rows_are_in_the_file_at_once(tmp_path: Path) -> None:
@@ -136,6 +140,7 @@ def test_tensorboard_reads_scalars_and_figures(tmp_path: Path) -> None:
     assert (image.width, image.height, image.step) == (200, 100, 0)
 
 
+@pytest.mark.slow
 def test_tensorboard_forgets_the_epochs_that_a_kill_has_lost(tmp_path: Path) -> None:
     for done, epochs, top1 in ((0, (1, 2, 3), 10.0), (1, (2,), 20.0)):
         made = recorder(tmp_path, "tensorboard", epochs_done=done)
@@ -182,6 +187,78 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(tmp_path: Path, tracked:
     assert first["id"] != other["id"]
 
 
+def test_tensorboard_that_cannot_write_is_left_out_and_told_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    notes: list[str] = []
+    made = Recorder(tmp_path, small(train={"trackers": ["tensorboard"]}), note=notes.append)
+    made.figure("batch", picture(), 0)
+    made.row(ROW)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    with at_most(file.stat().st_size + 20):
+        for epoch in (2, 3):
+            made.row(ROW | {"epoch": epoch})
+    made.figure("batch", picture(), 3)
+    made.close()
+    (note,) = notes
+    assert note.startswith("train.trackers: tensorboard failed (OSError: [Errno 27] File too large")
+    assert [row["epoch"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert (tmp_path / "figures" / "batch.png").exists()
+    assert capfd.readouterr().err == "", "neither does its thread say anything"
+    assert threading.excepthook.__module__ != recording.__name__
+
+
+def test_tensorboard_that_cannot_begin_is_left_out_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    notes: list[str] = []
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "tensorboard").write_text("a file where the folder should be")
+    (tmp_path / "two").mkdir()
+    for name, size in (("one", 10**9), ("two", 1)):
+        with at_most(size):
+            made = Recorder(tmp_path / name, small(train={"trackers": ["tensorboard"]}), note=notes.append)
+        made.row(ROW)
+        made.close()
+        assert read_rows(tmp_path / name / "metrics.jsonl") == [ROW]
+    assert ["File exists" in note for note in notes] == [True, False]
+    assert "File too large" in notes[1]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tracker_that_fails_leaves_the_others_at_work(tmp_path: Path, tracked: dict[str, list[Tracker]]) -> None:
+    notes: list[str] = []
+    made = Recorder(tmp_path, small(train={"trackers": ["wandb", "mlflow"]}), note=notes.append)
+    tracked["wandb"][0].log = None  # type: ignore[assignment, method-assign]
+    for epoch in (1, 2):
+        made.row(ROW | {"epoch": epoch})
+    made.close()
+    (note,) = notes
+    assert note.startswith("train.trackers: wandb failed (TypeError: ")
+    assert tracked["wandb"][0].told[-1] == "finish"
+    assert [entry[2] for entry in tracked["mlflow"][0].told if entry[0] == "row"] == [1, 2]
+
+
+def test_a_row_that_does_not_fit_is_not_there_by_halves(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    made.row(ROW)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    with at_most(size + 30), pytest.raises(RunError, match="metrics.jsonl: cannot be written: File too large"):
+        made.row(ROW | {"epoch": 2})
+    made.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(ROW) + "\n"
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    made = recorder(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(RunError, match="run is no longer there"):
+        made.figure("method/losses", picture(), 0)
+    with pytest.raises(RunError, match="run is no longer there"):
+        made.row(ROW)
+    made.close()
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_trackers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording.importlib.util, "find_spec", lambda name: None if name == "mlflow" else object())
     assert missing_trackers(["tensorboard", "mlflow"]) == [
@@ -189,6 +266,7 @@ def test_missing_trackers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 def test_a_run_shows_its_rows_and_figures_once_also_when_resumed(
     tmp_path: Path, tracked: dict[str, list[Tracker]]
@@ -210,6 +288,7 @@ def test_a_run_shows_its_rows_and_figures_once_also_when_resumed(
 def test_without_trackers_a_run_writes_no_folder_of_theirs(tmp_path: Path) -> None:
     train(small(optim={"epochs": 1}, train={"trackers": []}), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
         "best.safetensors",
         "checkpoints",
         "config.json",

@@ -86,6 +86,8 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, content: bytes | None) -> N
 
 def test_other_runs_lend_what_is_the_same_and_every_run_has_its_own_file(tmp_path: Path) -> None:
     make, one, two = Making(), tmp_path / "one", tmp_path / "two"
+    for run in (one, two):
+        run.mkdir()
     kept_in(one).recall_or("m/thing", make, {})
     assert kept_in(two, tmp_path / "none", one).recall_or("m/thing", make, {})["x"].tolist() == [1, 1, 1]
     (one / "stages" / "m" / "thing.safetensors").unlink()

@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 QUICK = [ROOT / "README.md", DOCS / "run-folder.md", DOCS / "data.md"]
 LONG = [DOCS / f"{name}.md" for name in ("own-images", "papers", "compare", "report", "evaluate", "uncertainty")]
+LONG += [DOCS / "reliability.md", DOCS / "processes.md"]
 GUIDES = QUICK + LONG
 BLOCK = re.compile(r"((?:^<!--(?:(?!-->).)*-->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TAKE_SETTINGS = {"run", "preview", "compare"}

@@ -135,7 +135,7 @@ def test_a_wheel_holds_the_whole_package(part: Path, build: Callable[[Path], zip
 
 def test_wheels_carry_their_entry_points(build: Callable[[Path], zipfile.ZipFile]) -> None:
     with build(ROOT / "cli") as wheel:
-        assert entry_points(wheel) == {"console_scripts": {"augury": "augury_cli.main:main"}}
+        assert entry_points(wheel) == {"console_scripts": {"augury": "augury_cli.__main__:start"}}
     methods = read(ROOT / "registry.toml")["methods"]
     for plugin in PLUGINS:
         with build(plugin) as wheel:
