@@ -195,7 +195,7 @@ def test_the_suite_is_run_with_what_the_register_gives(install: Install, monkeyp
     install("alpha", REQUIRES)
     install("beta", REQUIRES)
     with default_user_file().open("a") as file:
-        file.write("[defaults.alpha]\nx = 3\nrate = inf\n")
+        file.write("[defaults.alpha]\nx = 3\nrate = 2.5\n")
     given = {}
 
     def suite(method: str, options: object = None, reporter: object = None) -> SuiteResult:
@@ -204,7 +204,7 @@ def test_the_suite_is_run_with_what_the_register_gives(install: Install, monkeyp
 
     monkeypatch.setattr("augury.testing.outcome.run_suite", suite)
     alpha, beta = check(["alpha", "beta"], costs=False).methods
-    assert given == {"alpha": {"x": 3, "rate": "inf"}}, "as JSON can say it"
+    assert given == {"alpha": {"x": 3, "rate": 2.5}}
     assert alpha.suite is not None
     assert alpha.notes == ()
     assert beta.passed

@@ -243,7 +243,7 @@ def dying_at_the_best(config: RunConfig, folder: Path, epoch: int) -> None:
         trainer.run(folder)
 
 
-@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("every", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_killed_between_the_checkpoint_and_the_best_weights(
     every: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,8 +321,8 @@ def test_a_stop_while_an_epoch_is_looked_at_keeps_its_steps(
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     interrupted(small(optim={"epochs": 3}), folder, 2)
-    code = f"import sys, pathlib; from augury.training.lock import lock; held = lock(pathlib.Path({str(folder)!r}), '')"
-    code += "; print('held', flush=True); sys.stdin.read()"
+    code = "import sys, pathlib; from augury.training.lock import lock\n"
+    code += f"with lock(pathlib.Path({str(folder)!r}), 'busy'): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"

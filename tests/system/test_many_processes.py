@@ -83,6 +83,7 @@ def ended(process: subprocess.Popen[str], members: dict[str, psutil.Process]) ->
     return err
 
 
+@pytest.mark.slow
 def test_one_that_dies_ends_the_others_with_the_reason(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process, members = begun(folder, AUGURY, *words(folder, 500, ("isda",)), "--processes", "2", epochs=2)

@@ -26,6 +26,9 @@ from augury.training.built import Built
 from augury.training.plan import make_plan
 from augury.training.step import Step
 
+# What one method does in two processes, its own tests ask in `make test`.
+pytestmark = pytest.mark.slow
+
 STEPS, IMAGES, CLASSES = 20, 12, 5
 HELD_OUT = 7
 MIXTURE = {"weights": (0.5, 0.5), "means": (0.2, 1.0), "variances": (0.1, 0.2)}

@@ -77,6 +77,7 @@ def resume(folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_for_bit_the_same(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert stop(folder, signal.SIGKILL, lambda: len(rows(folder)) >= 3).returncode == -signal.SIGKILL

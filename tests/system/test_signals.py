@@ -60,7 +60,8 @@ def trained(folder: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
 def test_one_signal_keeps_what_was_done(
     number: signal.Signals, started: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -134,7 +135,7 @@ def test_before_training_there_is_nothing_to_keep(
 # In this process.
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_exit_code_is_the_signals(number: signal.Signals, tmp_path: Path) -> None:
     config = small(optim={"epochs": 3})
 

@@ -19,6 +19,8 @@ STOP_WITHIN = 8.5
 
 def start() -> NoReturn:
     """Run the command of this line, and end the process with its exit code."""
+    # Python would look for the modules of further processes in the present folder first, and that may be anybody's.
+    os.environ["PYTHONSAFEPATH"] = "1"
     # A program in the background may be deaf to Ctrl-C, and stays so.
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     for number in (signal.SIGTERM,) if deaf else (signal.SIGTERM, signal.SIGINT):

@@ -80,8 +80,6 @@ def program(
 
 def main() -> None:
     """Run the command of this line; ends in SystemExit. `--debug` may stand anywhere on the line."""
-    # Python would look for the modules of further processes in the present folder first, and that may be anybody's.
-    os.environ["PYTHONSAFEPATH"] = "1"
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from augury.data.subset import FILE as SUBSET
 from augury.errors import UsageError
@@ -28,7 +30,8 @@ def refuse_existing(folder: Path) -> None:
         raise UsageError(f"{folder} exists and holds no run. Choose another --output.")
 
 
-def make(folder: Path) -> IO[str]:
+@contextmanager
+def make(folder: Path) -> Iterator[None]:
     """Make a run's folder, and hold it as `hold` does.
 
     Raises:
@@ -39,18 +42,18 @@ def make(folder: Path) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another --output.") from None
-    held = hold(folder)
-    for path in folder.iterdir():
-        if path.name != LOCK:
-            remove(path)
-    return held
+    with hold(folder):
+        for path in folder.iterdir():
+            if path.name != LOCK:
+                remove(path)
+        yield
 
 
-def hold(folder: Path) -> IO[str]:
-    """Keep other processes from training in a run's folder, until the file that is returned is closed.
+def hold(folder: Path) -> AbstractContextManager[None]:
+    """Keep others from training in a run's folder while the block runs.
 
     Raises:
-        UsageError: another one is at work.
+        UsageError: another process is at work.
     """
     return lock(folder, f"{folder}: another process is training in it. Wait until it has ended, or end it first.")
 
