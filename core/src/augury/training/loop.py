@@ -192,10 +192,11 @@ class Loop:
 
     @torch.no_grad()
     def _refuse_broken(self) -> None:
-        # A share of spread weights is looked at where it lies.
-        local = [getattr(p, "_local_tensor", p.detach()) for p in self.network.parameters() if p.numel()]
-        largest = torch.stack([found.float() for found in torch._foreach_norm(local, float("inf"))])
-        if not bool(self.methods.run.ranks.mean(largest.isfinite().all().float()) == 1):
+        # A share of spread weights is looked at where it lies; a process may hold none of some.
+        local = [getattr(p, "_local_tensor", p.detach()) for p in self.network.parameters()]
+        largest = torch._foreach_norm([weights for weights in local if weights.numel()], float("inf"))
+        fine = torch.stack([found.float() for found in largest]).isfinite().all().float()
+        if not bool(self.methods.run.ranks.mean(fine) == 1):
             raise NotFinite(
                 f"{self.guard.what}: the weights are no longer finite after step {self.methods.run.step}, though its "
                 "loss and gradients were. Lower optim.lr, to a third say, or raise schedule.warmup_epochs."
