@@ -83,17 +83,21 @@ def test_one_signal_keeps_what_was_done(
     assert not psutil.wait_procs(workers, timeout=5)[1], "nothing is left running"
 
 
+def in_a_long_step(started: Callable[..., subprocess.Popen[str]], folder: Path) -> subprocess.Popen[str]:
+    """A run that is in a step of tens of seconds."""
+    settings = "model.name=wrn28_10_cifar", "optim.batch_size=900", "device=cpu"
+    process = started("run", *(part for s in settings for part in ("--set", s)), "--output", str(folder))
+    until(lambda: bool(checkpoints(folder)), process)
+    time.sleep(1)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_one_ends_it_at_once(
     number: signal.Signals, started: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    # A step of tens of seconds.
-    settings = "model.name=wrn28_10_cifar", "optim.batch_size=900", "device=cpu"
-    process = started("run", *(part for s in settings for part in ("--set", s)), "--output", str(folder))
-    until(lambda: bool(checkpoints(folder)), process)
-    time.sleep(1)
+    process = in_a_long_step(started, tmp_path / "run")
     process.send_signal(number)
     time.sleep(4 * AT_ONCE)
     asked = time.monotonic()
@@ -107,11 +111,7 @@ def test_a_second_one_ends_it_at_once(
 def test_a_step_that_takes_too_long_is_not_waited_for(
     started: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    settings = "model.name=wrn28_10_cifar", "optim.batch_size=900", "device=cpu"
-    process = started("run", *(part for s in settings for part in ("--set", s)), "--output", str(folder))
-    until(lambda: bool(checkpoints(folder)), process)
-    time.sleep(1)
+    process = in_a_long_step(started, tmp_path / "run")
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=30)

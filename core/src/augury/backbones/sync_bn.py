@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from augury.distributed import Ranks
 from augury.errors import UsageError
@@ -76,28 +77,22 @@ def _remember(layer: Any, mean: Tensor, variance: Tensor, count: int) -> None:
     layer.running_var.lerp_((variance * count / max(1, count - 1)).to(layer.running_var), share)
 
 
-class SyncedBatchNorm1d(nn.BatchNorm1d):
+class _Synced(_BatchNorm):
+    ranks: Ranks
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        return _normalise(self, input)
+
+
+class SyncedBatchNorm1d(_Synced, nn.BatchNorm1d):
     """`nn.BatchNorm1d` over all processes in training."""
 
-    ranks: Ranks
 
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        self._check_input_dim(input)
-        return _normalise(self, input)
-
-
-class SyncedBatchNorm2d(nn.BatchNorm2d):
+class SyncedBatchNorm2d(_Synced, nn.BatchNorm2d):
     """`nn.BatchNorm2d` over all processes in training."""
-
-    ranks: Ranks
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        self._check_input_dim(input)
-        return _normalise(self, input)
 
 
 class SyncedBatchNormAct2d(BatchNormAct2d):
