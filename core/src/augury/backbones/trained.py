@@ -7,17 +7,13 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, Json
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from augury.config import Count, ModelConfig, Positive
+from augury.backbones.weights import BEST, describe, read_weights
+from augury.config import ModelConfig
 from augury.errors import UsageError
-
-BEST = "best.safetensors"
-"""A run's best weights, in its folder."""
 
 
 def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +28,7 @@ def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read.
     """
-    weights = _weights(Path(checkpoint), f"model.checkpoint={checkpoint}")
+    weights = read_weights(Path(checkpoint), f"model.checkpoint={checkpoint}")
     found: dict[str, Any] = {"state_dict": weights, "num_classes": -1}
     classifier = _first(cfg.get("classifier"))
     if f"{classifier}.weight" in weights:
@@ -43,28 +39,11 @@ def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _weights(path: Path, subject: str) -> dict[str, Tensor]:
-    from timm.models import load_state_dict
-
-    if not path.is_file():
-        raise UsageError(f"{subject}: no such file. Give one of safetensors or a timm checkpoint.")
-    try:
-        # A checkpoint is a pickle, and may hold anything: nothing in it is carried out.
-        weights = load_state_dict(str(path), device="cpu", weights_only=True)
-        if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()):
-            raise ValueError("it holds other things than weights")
-        return weights
-    except Exception as error:
-        raise UsageError(
-            f"{subject}: cannot be read ({type(error).__name__}). Give a file of safetensors or a timm checkpoint."
-        ) from None
-
-
 def own_input(checkpoint: str | None) -> dict[str, Any] | None:
     """How the network of a file that augury exported wants its images, in the form of timm's data config; None for any
     other file."""
-    found = _own(Path(str(checkpoint)))
-    if found is None or None in (found.input_size, found.crop_pct, found.mean, found.std, found.interpolation):
+    found = describe(Path(str(checkpoint)))
+    if None in (found.input_size, found.crop_pct, found.mean, found.std, found.interpolation):
         return None
     return found.model_dump(include={"input_size", "crop_pct", "mean", "std", "interpolation"})
 
@@ -87,7 +66,7 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
         path = path / BEST
         if not path.is_file():
             raise UsageError(f"{place} has no {BEST}, which a run writes at the end of an epoch. Give another run.")
-    said = _said(path)
+    said = describe(path).model_dump(include={"model", "classes", "mean", "std"}, exclude_none=True)
     if said.get("model", model) != model:
         raise UsageError(
             f"{path} holds a `{said['model'][:80]}`, and this run trains a `{model}`. Give one of that model."
@@ -102,7 +81,7 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
                 f"{path} was trained on images normalised with {key} {said[key]}, this run's have {list(ours)}. "
                 f"Set it with --set 'data.{key}={json.dumps(said[key])}'."
             )
-    weights, own = _weights(path, f"{path}"), network.state_dict()
+    weights, own = read_weights(path, f"{path}"), network.state_dict()
     faults = [f"`{name}` is missing" for name in own if name not in weights]
     faults += [f"`{name}` has no place" for name in weights if name not in own]
     faults += [
@@ -117,35 +96,6 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
             "Give one of that model and these classes."
         )
     network.load_state_dict(weights)
-
-
-def _said(path: Path) -> dict[str, Any]:
-    """What a file that augury exported says of its network; nothing of any other file."""
-    found = _own(path)
-    return {} if found is None else found.model_dump(include={"model", "classes", "mean", "std"}, exclude_none=True)
-
-
-class _Own(BaseModel):
-    """What augury writes beside the weights that it exports."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    model: str | None = None
-    classes: Json[list[str]] | None = None
-    input_size: Json[tuple[Count, Count, Count]] | None = None
-    crop_pct: Json[Annotated[float, Field(gt=0, le=1)]] | None = None
-    interpolation: str | None = None
-    mean: Json[list[float]] | None = None
-    std: Json[list[Positive]] | None = None
-
-
-def _own(path: Path) -> _Own | None:
-    """What a file says of its network; None where it is no safetensors, or says what cannot be."""
-    try:
-        with safe_open(str(path), "pt") as file:
-            return _Own.model_validate(file.metadata() or {})
-    except (OSError, ValueError, SafetensorError):
-        return None
 
 
 def _short(names: Sequence[str]) -> str:

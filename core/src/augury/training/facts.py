@@ -150,6 +150,7 @@ def weights_metadata(plan: Plan) -> dict[str, str]:
         "classes": json.dumps(plan.data.classes),
         "input_size": json.dumps(form.size),
         "test_input_size": json.dumps((form.test or form).size),
+        "test_kept_size": json.dumps((form.test or form).kept),
         "crop_pct": json.dumps(form.side / form.kept),
         "interpolation": form.interpolation,
         "mean": json.dumps(form.mean),

@@ -1,0 +1,1 @@
+"""Trained networks in use: loaded without their data, asked, and taken away."""
