@@ -151,7 +151,7 @@ def test_an_unfinished_run_has_best_weights_at_most(run: Result, tmp_path: Path)
     folder = copy_of(run, tmp_path / "run")
     (folder / "result.json").unlink()
     (folder / "last.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"not finished: last.safetensors .* resume .* or evaluate --weights best"):
+    with pytest.raises(UsageError, match=r"not finished: last.safetensors .* resume .* or take --weights best"):
         load_subject(folder, "last")
     assert "not finished" in load_subject(folder, "best", device="cpu").notes[0]
     (folder / "best.safetensors").unlink()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from augury.hookspecs import CONTRACT_VERSION as CONTRACT_VERSION
     from augury.hookspecs import hookimpl as hookimpl
     from augury.hookspecs import hookspec as hookspec
+    from augury.inference.classifier import Classifier as Classifier
+    from augury.inference.classifier import load_classifier as load_classifier
+    from augury.inference.predict import predict as predict
     from augury.method import Frozen as Frozen
     from augury.method import Method as Method
     from augury.method import Options as Options
@@ -55,6 +58,9 @@ _HOME = {
     "forward": "backbones",
     "hookimpl": "hookspecs",
     "hookspec": "hookspecs",
+    "Classifier": "inference.classifier",
+    "load_classifier": "inference.classifier",
+    "predict": "inference.predict",
     "Frozen": "method",
     "Method": "method",
     "Options": "method",

@@ -105,6 +105,16 @@ def open_folder(root: Path, *, skip_bad: bool) -> Collection:
     return Collection(splits, classes, skipped=skipped, notes=_unused(root, folders))
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The files of a folder, at any depth, that are called as images are; hidden ones left out; in the order of their
+    names.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    return [folder / path for path in sorted(os.path.normpath(path) for path, _, _ in _walk(folder, ".", ()))]
+
+
 def _listed(root: Path) -> tuple[dict[str, str], list[str], dict[str, tuple[Files, Labels]]]:
     """The folder of each split, the classes, and the images of each split with their labels."""
     folders = _splits(root)

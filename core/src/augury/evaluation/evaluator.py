@@ -21,8 +21,9 @@ from augury.evaluation.metrics import Mistake, by_class, worst
 from augury.evaluation.outliers import open_outliers, separate, shown
 from augury.evaluation.results import Evaluated, Evaluation
 from augury.evaluation.robustness import attacked_by_fgsm, attacked_by_pgd, corrupted, shifted, watched
-from augury.evaluation.subject import BATCH, SplitName, Subject, Weights, load_subjects
+from augury.evaluation.subject import BATCH, SplitName, Subject, load_subjects
 from augury.evaluation.writing import choose_folder, refuse_taken, try_folder, write
+from augury.inference.classifier import Weights
 from augury.measures import chunks, logits_of, measure
 from augury.progress import reporter_of
 from augury.randomness import generator

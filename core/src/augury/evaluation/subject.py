@@ -21,11 +21,10 @@ from augury.data.stream import StreamFeed
 from augury.data.subset import DECIDING, own_subset
 from augury.data.view import DataSet, ImageFormat, decode
 from augury.errors import UsageError
+from augury.inference.classifier import Weights, choose_device, run_weights
 from augury.outside import refuse_ways_out
 from augury.training.facts import Begun, begun, check_same_data
-from augury.training.result import RESULT
 
-Weights = Literal["best", "last"]
 SplitName = Literal["test", "val", "train"]
 BATCH = 256
 """Images in a forward pass of an evaluation, unless told otherwise."""
@@ -191,22 +190,6 @@ def _count(at: Path, paths: Sequence[Path]) -> int:
     return sum(path.resolve() == at for path in paths)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
-        raise UsageError(f"--device must be one of auto, cpu, cuda, cuda:N, got `{name}`.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} GPU(s) here. Use --device auto.")
-    return torch.device(name)
-
-
 def short_names(paths: Sequence[Path]) -> list[str]:
     """What tells folders apart: the last parts of their paths, as few as will do and the same number for all."""
     parts = [path.resolve().parts for path in paths]
@@ -223,10 +206,7 @@ def _load(
     refuse_ways_out(folder)
     config = own_subset(load_config(folder / "config.json"), folder)
     before = begun(folder)
-    file = folder / f"{weights}.safetensors"
-    finished = (folder / RESULT).exists()
-    if not file.is_file():
-        raise UsageError(_missing(folder, file.name, weights, finished))
+    file, finished = run_weights(folder, weights)
     data = _open(folder, config, before, opened)
     chosen: Split | None = getattr(data.splits, wanted)
     if chosen is None:
@@ -255,14 +235,6 @@ def _load(
         loader=before.loader,
         notes=[] if finished else [f"{folder} is not finished: what is evaluated are its best weights so far."],
     )
-
-
-def _missing(folder: Path, name: str, weights: Weights, finished: bool) -> str:
-    if finished:
-        return f"{folder} has no {name}, though its training is finished. Train it anew."
-    when = "at the end of an epoch" if weights == "best" else "at the end of its training"
-    other = " or evaluate --weights best" if (folder / "best.safetensors").is_file() else ""
-    return f"{folder} is not finished: {name} is written {when}. Go on with `augury resume {folder}`{other}."
 
 
 def _open(folder: Path, config: RunConfig, before: Begun, opened: dict[Any, DataSet]) -> DataSet:

@@ -30,7 +30,8 @@ from augury.batch import Batch
 from augury.choice import Chosen, choose
 from augury.composition import Composition, compose
 from augury.errors import AuguryError, UsageError, refuse_all
-from augury.evaluation.subject import Subject, Weights, load_subject
+from augury.evaluation.subject import Subject, load_subject
+from augury.inference.classifier import Weights
 from augury.method import hook_implementations
 from augury.randomness import generator
 from augury.registry import Register
