@@ -56,6 +56,17 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(kind: str, tm
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_who_may_read_a_file_is_the_umasks_business(kind: str, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "file") as partial:
+            WRITERS[kind](partial)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
 def _half_written(path: Path, error: BaseException) -> None:
     with replacing(path) as partial:
         partial.write_text("half")

@@ -36,7 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
+            remove(partial)
+            # safetensors makes files that their owner alone can read; others of the same group may want to.
+            partial.touch()
+            mode = partial.stat().st_mode
             yield partial
+            partial.chmod(mode)
             _to_disk(partial)
             os.replace(partial, path)
         except BaseException:
