@@ -29,7 +29,7 @@ export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-all lint format types layers unit fuzz soak bench docs recipes docs-check wheels constraints clean
+.PHONY: help install demo test test-all lint format types layers unit fuzz soak bench docs recipes networks docs-check wheels constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -106,6 +106,9 @@ docs: install ## the documentation as a site, in site/; writes its pages of sett
 
 recipes: install ## write the recipes of published runs anew, from the tables in plugins/published
 	$(BIN)/python plugins/published/write.py
+
+networks: install ## build timm's networks and ours once, and write the table that `augury backbones` reads (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore core/networks.py
 
 docs-check: install ## run every command of the README and the guides, on small images
 	@echo "== the guides' commands"

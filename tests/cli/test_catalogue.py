@@ -7,23 +7,23 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from augury import catalogue
-from augury.catalogue import Backbone, Size
+from augury.catalogue import Backbone, Size, asked, table
 from augury.registry import default_user_file
 from augury_cli.main import main
 
 AUGURY = str(Path(sys.executable).with_name("augury"))
+WIDE = Size(25557032, 2048, ("Conv2d",))
 KNOWN = {
-    "narrow20": Backbone("narrow20", (3, 32, 32)),
-    "wide50": Backbone("wide50", (3, 224, 224), ("best_in1k", "other_in1k"), None),
+    "narrow20": Backbone("narrow20", (3, 32, 32), (), Size(269722, 64, ("Linear",))),
+    "wide50": Backbone("wide50", (3, 224, 224), ("best_in1k", "other_in1k"), WIDE),
+    "two": Backbone("two", (3, 32, 32), (), Size(500, 64, ("Linear", "Linear"))),
     "odd": Backbone("odd", None, ("",)),
 }
-SIZES = {"narrow20": Size(269722, 64, True), "wide50": Size(25557032, 2048, False)}
 WHOLE = """# A comment that stays.
 title = "[red]Alpha[/red] on ten classes, at some length, so that it fills more than one line of a terminal"
 published = 95.10
@@ -39,16 +39,16 @@ Commands = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def _known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three networks, no cache but one's own, and a folder of its own."""
-    monkeypatch.setattr(catalogue, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(catalogue, "_collect", lambda: dict(KNOWN))
-    monkeypatch.setattr(catalogue, "_measure", lambda names: {name: SIZES[name] for name in names if name in SIZES})
+    """Four networks, no cache but one's own, and a folder of its own."""
+    monkeypatch.setattr(asked, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(asked, "collect", lambda: dict(KNOWN))
+    monkeypatch.setattr(table, "shipped", lambda: table.Table(asked.installed(), KNOWN))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A listed method with recipes, whose package must not be imported."""
     info, package = tmp_path / "site/fake_alpha-1.0.dist-info", tmp_path / "site/fake_alpha"
     info.mkdir(parents=True)
@@ -63,7 +63,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     default_user_file().write_text(
         '[methods.alpha]\ndistribution = "fake-alpha"\nentry_point = "fake_alpha:M"\nversions = ">=1"\n'
     )
-    return package
+    yield package
+    sys.modules.pop("fake_alpha", None)
 
 
 @pytest.fixture
@@ -88,37 +89,94 @@ def augury(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_backbones_in_a_pipe(augury: Commands) -> None:
-    code, out, _ = augury("backbones")
-    assert code == 0
-    assert [re.split(r"\s{2,}", line) for line in out.splitlines()] == [
-        ["name", "input", "pretrained"],
-        ["narrow20", "3x32x32", "-"],
-        ["wide50", "3x224x224", "best_in1k, other_in1k"],
-        ["odd", "-", "yes"],
-    ]
-    assert [line.split()[0] for line in augury("backbones", "*e*")[1].splitlines()] == ["name", "wide50"]
-
-
-def test_backbones_with_parameters(augury: Commands) -> None:
-    code, out, _ = augury("backbones", "--parameters")
-    assert code == 0
-    assert [re.split(r"\s{2,}", line) for line in out.splitlines()] == [
-        ["name", "input", "parameters", "features", "linear head", "pretrained"],
-        ["narrow20", "3x32x32", "269,722", "64", "yes", "-"],
-        ["wide50", "3x224x224", "25,557,032", "2048", "no", "best_in1k, other_in1k"],
+    code, out, err = augury("backbones")
+    assert (code, err) == (0, "")
+    assert [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()] == [
+        ["name", "parameters", "input", "features", "head", "pretrained"],
+        ["narrow20", "269,722", "3x32x32", "64", "linear", "-"],
+        ["wide50", "25,557,032", "3x224x224", "2048", "other", "best_in1k, other_in1k"],
+        ["two", "500", "3x32x32", "64", "two heads", "-"],
         ["odd", "-", "-", "-", "-", "yes"],
     ]
+    assert [line.split()[0] for line in augury("backbones", "*e*")[1].splitlines()] == ["name", "wide50"]
 
 
 def test_backbones_as_json(augury: Commands) -> None:
     code, out, err = augury("backbones", "--json")
     assert (code, err) == (0, "")
-    plain = {"name": "wide50", "input_size": [3, 224, 224], "tags": ["best_in1k", "other_in1k"]}
-    assert json.loads(out)[1] == plain
-    sized = json.loads(augury("backbones", "--json", "--parameters")[1])
-    assert sized[1] == {**plain, "parameters": 25557032, "num_features": 2048, "linear": False}
-    assert sized[2]["parameters"] is None
-    assert sized[2].keys() == sized[1].keys()
+    narrow, wide, two, odd = json.loads(out)
+    assert wide == {
+        "name": "wide50",
+        "input_size": [3, 224, 224],
+        "tags": ["best_in1k", "other_in1k"],
+        "parameters": 25557032,
+        "num_features": 2048,
+        "classifiers": ["Conv2d"],
+        "linear": False,
+    }
+    assert (narrow["linear"], two["linear"], two["classifiers"]) == (True, False, ["Linear", "Linear"])
+    assert odd == {"name": "odd", "input_size": None, "tags": [""]} | dict.fromkeys(list(wide)[3:])
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        (["--linear-head"], ["narrow20"]),
+        (["--max-params", "1M"], ["narrow20", "two"]),
+        (["--for", "isda"], ["narrow20"]),
+        (["--for", "dcutmix"], ["narrow20", "wide50"]),
+        (["--for", "dcutmix, isda"], ["narrow20"]),
+        (["--for", "dcutmix", "--max-params", "269722"], ["narrow20"]),
+    ],
+)
+def test_backbones_filtered(augury: Commands, filters: list[str], names: list[str]) -> None:
+    code, out, err = augury("backbones", *filters, "--json")
+    assert (code, [model["name"] for model in json.loads(out)]) == (0, names)
+    assert err == (
+        "the size of 1 model that match is not known, and they were left out (odd). "
+        "A pattern that matches fewer has them measured.\n"
+    )
+    narrow = augury("backbones", "*0", *filters, "--json")
+    assert (narrow[2], [model["name"] for model in json.loads(narrow[1])]) == ("", [n for n in names if n[-1] == "0"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--max-params", "30X"], "--max-params must be a number of parameters above 0, .* got '30X'. Write 30M, "),
+        (["--max-params", "100"], "--max-params 100 leaves none of 3 models. The smallest is two, 500 parameters."),
+        (["wide*", "--linear-head"], "--linear-head leaves none of 1 model. They end in Conv2d. "),
+        (["wide*", "--for", "dcutmix,isda"], "--for dcutmix,isda leaves none of 1 model. "),
+        (["--for", "idsa"], "unknown method `idsa`. .* Did you mean `isda`"),
+        (["--for", ""], "unknown method ``"),
+    ],
+)
+def test_backbones_filters_that_leave_nothing_or_are_none(augury: Commands, arguments: list[str], told: str) -> None:
+    code, out, err = augury("backbones", *arguments)
+    assert (code, out) == (2, "")
+    assert re.match(told, err)
+
+
+def test_backbones_for_an_alias_and_for_a_method_of_somebodys(augury: Commands, package: Path) -> None:
+    Path("registry.toml").write_text('[aliases.strong]\nmethod = "isda"\n')
+    assert "wide50" not in augury("backbones", "--for", "strong")[1]
+    # Its entry does not say what it needs, so that its class is asked.
+    code, _, err = augury("backbones", "--for", "alpha")
+    assert code == 2
+    assert "importing fake_alpha:M of fake-alpha 1.0 failed: RuntimeError: imported" in err
+    listed = default_user_file().read_text()
+    for says, found in (("true", ["narrow20"]), ("false", ["narrow20", "wide50"])):
+        default_user_file().write_text(f"{listed}linear_classifier = {says}\n")
+        models = json.loads(augury("backbones", "--for", "alpha", "--json")[1])
+        assert [model["name"] for model in models] == found
+    default_user_file().write_text(listed)
+    (package / "__init__.py").write_text(
+        "import augury\nprint('loud')\nclass M(augury.Method):\n    linear_classifier = True\n"
+        "    @augury.hookimpl\n    def post_epoch(self, metrics): ...\n"
+    )
+    code, out, err = augury("backbones", "--for", "alpha", "--json")
+    assert (code, [model["name"] for model in json.loads(out)]) == (0, ["narrow20"])
+    assert "loud" in err
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
@@ -175,7 +233,9 @@ def test_recipes_show_prints_the_file_as_it_is(augury: Commands, package: Path) 
     assert "Did you mean `alpha/whole`" in err
 
 
-def test_a_recipe_whose_network_does_not_exist_says_so(augury: Commands, package: Path) -> None:
+def test_a_recipe_whose_network_does_not_exist_says_so(
+    augury: Commands, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (package / "recipes/broken.toml").unlink()
     text = WHOLE.replace("narrow20", "narrow30")
     (package / "recipes/whole.toml").write_text(text)
@@ -183,7 +243,9 @@ def test_a_recipe_whose_network_does_not_exist_says_so(augury: Commands, package
         r"needs the model `narrow30`, which timm [\d.]+ and augury-core [\d.]+ do not have. Update them, or "
     )
     listed = ("recipes", "list", "--method", "alpha")
-    assert not told.search(augury(*listed)[1]), "timm is not asked for a list"
+    assert told.search(augury(*listed)[1])
+    monkeypatch.setattr(table, "shipped", lambda: table.Table("0.0.1", KNOWN))
+    assert not told.search(augury(*listed)[1]), "timm of another version is not asked for a list"
     code, out, err = augury("recipes", "show", "alpha/whole")
     assert (code, out) == (0, text)
     assert told.search(err.splitlines()[-1])
@@ -274,7 +336,6 @@ def test_info_of_what_there_is_not(augury: Commands) -> None:
     "arguments",
     [
         ["backbones"],
-        ["backbones", "--parameters"],
         ["recipes", "list", "--method", "alpha"],
         ["plugins", "list"],
         ["plugins", "info", "dcutmix"],
@@ -298,10 +359,12 @@ def test_a_terminal_of_any_width_wraps_nothing_itself(
 
 
 def test_a_narrow_terminal_gets_paragraphs_and_a_wide_one_a_table(augury: Commands, package: Path) -> None:
-    narrow = augury("backbones", "--parameters", columns=40)[1].splitlines()
-    assert narrow[:3] == ["narrow20: 3x32x32", "  parameters: 269,722", "  features: 64"]
-    wide = augury("backbones", "--parameters", columns=100)[1].splitlines()
-    assert any(line.split() == ["narrow20", "3x32x32", "269,722", "64", "yes", "-"] for line in wide)
+    narrow = augury("backbones", columns=40)[1].splitlines()
+    assert narrow[:4] == ["narrow20: 269,722", "  input: 3x32x32", "  features: 64", "  head: linear"]
+    wide = augury("backbones", columns=80)[1].splitlines()
+    assert any(line.split() == ["narrow20", "269,722", "3x32x32", "64", "linear", "-"] for line in wide)
+    none = augury("backbones", "narrow*", columns=60)[1].splitlines()
+    assert none[1].split() == ["name", "parameters", "input", "features", "head"], "nothing is pretrained"
     narrow = augury("plugins", "info", "dcutmix", columns=40)[1].splitlines()
     assert narrow[:2] == ["name", "  dcutmix"]
     recipes = [augury("recipes", "list", "--method", "alpha", columns=n)[1].splitlines() for n in (40, 60, 200)]

@@ -263,13 +263,33 @@ def test_a_finished_run_names_its_folder_as_it_is_given_now(
     assert (code, json.loads(out)["folder"]) == (0, "../run")
 
 
-def test_weights_go_on_with_the_input_that_they_were_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert augury(capsys, "run", *QUICK, "-o", "run")[0] == 0
-    settings = ["--set", "model.checkpoint=run/best.safetensors", "--set", "train.trackers=none"]
-    assert augury(capsys, "run", "--recipe", "run/config.json", *settings, "-o", "again")[0] == 0
+def test_a_run_starts_from_another_with_its_network_and_its_input(capsys: pytest.CaptureFixture[str]) -> None:
+    network = ["--model", "test_resnet", "--set", "model.kwargs={drop_rate=0.25}", "--set", "data.mean=[0.25]"]
+    code, out, _ = augury(capsys, "run", *QUICK, *network, "-o", "run")
+    assert code == 0
+    assert "train on from these weights: augury run --recipe run/config.json --init-from run --output run-2\n" in out
+    settings = [*QUICK, "--set", "train.trackers=none"]
+    code, out, err = augury(capsys, "run", *settings, "--init-from", "run", "-o", "again", "--json")
+    assert code == 0, err
+    (line,) = [note for note in json.loads(out)["notes"] if note.startswith("starts from")]
+    assert line == (
+        "starts from the weights in run/best.safetensors, those of a `test_resnet`: the classifier of 10 classes is "
+        "kept."
+    )
+    assert line in err
+    model = json.loads(Path("again/config.json").read_text())["model"]
+    assert (model["name"], model["kwargs"]) == ("test_resnet", {"drop_rate": 0.25})
+    assert model["init_from"] == str(Path("run").resolve())
     one, two = (json.loads(Path(name, "data.json").read_text()) for name in ("run", "again"))
     assert one == two
     assert not Path("again/tensorboard").exists()
+    # The settings of a run that has ended take another start as well.
+    code, _, err = augury(capsys, "preview", "--recipe", "again/config.json", "--init-from", "run/last.safetensors")
+    assert code == 0, err
+    assert "starts from the weights in run/last.safetensors" in err
+    told = "--pretrained and --init-from are two sets of weights to start from. Leave out one of them.\n"
+    for command in ("run", "preview", "compare"):
+        assert augury(capsys, command, "--pretrained", "--init-from", "run")[::2] == (2, told)
 
 
 @pytest.mark.slow

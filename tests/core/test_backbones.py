@@ -56,8 +56,8 @@ def test_weights_come_from_a_file(model: str, form: str, tmp_path: Path) -> None
         )
         torch.save({"epoch": 3, "arch": model, **parts}, path)
     size = backbones.data_config(model)["input_size"]
-    assert not differing(built(7, size, name=model, checkpoint=str(path)), weights)
-    changed = differing(built(5, size, name=model, checkpoint=str(path)), weights)
+    assert not differing(built(7, size, name=model, init_from=str(path)), weights)
+    changed = differing(built(5, size, name=model, init_from=str(path)), weights)
     name = timm.get_pretrained_cfg(model).classifier
     assert changed == {f"{name}.weight", f"{name}.bias"}, "another number of classes gets a fresh classifier"
 
@@ -66,18 +66,18 @@ def test_a_run_starts_from_what_another_run_has_made(tmp_path: Path) -> None:
     first = train(small(optim={"epochs": 1}), tmp_path / "first")
     path = Path(first.folder) / "last.safetensors"
     weights = load_file(path)
-    again = Trainer(make_plan(small(model={"checkpoint": str(path)})))
+    again = Trainer(make_plan(small(model={"init_from": str(path)})))
     assert not differing(again.network, weights)
     slow = {"epochs": 1, "lr": 1e-6}
     fresh = losses_of(Trainer(make_plan(small(optim=slow))))
-    started = losses_of(Trainer(make_plan(small(optim=slow, model={"checkpoint": str(path)}))))
+    started = losses_of(Trainer(make_plan(small(optim=slow, model={"init_from": str(path)}))))
     assert all(one < other for one, other in zip(started, fresh, strict=True))
 
 
 def test_weights_for_colours_start_a_network_for_grey_images(tmp_path: Path) -> None:
     weights = timm.create_model("resnet20_cifar", num_classes=10).state_dict()
     save_file(weights, tmp_path / "rgb.safetensors")
-    network = built(10, (1, 32, 32), checkpoint=str(tmp_path / "rgb.safetensors"))
+    network = built(10, (1, 32, 32), init_from=str(tmp_path / "rgb.safetensors"))
     assert differing(network, weights) == {"conv1.weight"}
     # timm's way: summed over the colours, so that a grey image gives what its three equal channels gave.
     torch.testing.assert_close(network.conv1.weight, weights["conv1.weight"].sum(1, keepdim=True))
@@ -93,16 +93,16 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match=rf"^model\.checkpoint=.*: {told}[^\n]*Give [^\n]*$"):
-        built(checkpoint=str(path))
+    with pytest.raises(UsageError, match=rf"^model\.init_from=.*: {told}[^\n]*Give [^\n]*$"):
+        built(init_from=str(path))
 
 
 def test_weights_of_another_model_are_told_in_one_line(tmp_path: Path) -> None:
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(
-        UsageError, match=r"^model\.checkpoint=[^\n]*: its weights are not those of `resnet20_cifar`: [^\n]*$"
+        UsageError, match=r"^model\.init_from=[^\n]*: its weights are not those of `resnet20_cifar`: [^\n]*$"
     ):
-        built(checkpoint=str(tmp_path / "other.safetensors"))
+        built(init_from=str(tmp_path / "other.safetensors"))
 
 
 # Downloads.
@@ -117,12 +117,12 @@ def test_pretrained_weights_that_cannot_be_had_are_told_in_one_line(monkeypatch:
         UsageError, match=r"^model `resnet18`: its pretrained weights cannot be had: [^\n]*no network"
     ) as e:
         built(name="resnet18", pretrained=True)
-    assert "--set model.checkpoint=FILE" in str(e.value)
+    assert "--init-from FILE" in str(e.value)
     assert "\n" not in str(e.value)
 
 
 def test_a_model_without_pretrained_weights_is_told() -> None:
-    with pytest.raises(UsageError, match=r"^model `resnet20_cifar`: its pretrained weights cannot be had: [^\n]*$"):
+    with pytest.raises(UsageError, match=r"^model `resnet20_cifar`: timm has no weights of it to download\. [^\n]*$"):
         built(pretrained=True)
 
 
@@ -205,7 +205,7 @@ def test_a_network_that_tells_no_stages_is_told() -> None:
 
 
 def test_on_the_meta_device_no_weights_are_read(tmp_path: Path) -> None:
-    missing = ModelConfig(name="resnet20_cifar", checkpoint=str(tmp_path / "gone.safetensors"))
+    missing = ModelConfig(name="resnet20_cifar", init_from=str(tmp_path / "gone.safetensors"))
     with torch.device("meta"):
         network = backbones.build(missing, 10, (3, 32, 32))
         pretrained = backbones.build(ModelConfig(name="resnet18", pretrained=True), 10, (3, 32, 32))

@@ -94,6 +94,10 @@ def test_a_method_that_fits_has_no_faults(install: Install) -> None:
     ("given", "line"),
     [
         ({"entry": 'hooks = ["augment_batch"]'}, "user register lists the hooks augment_batch; .* implements augment_"),
+        (
+            {"entry": "linear_classifier = true"},
+            r"user register lists `linear_classifier = true`; fake_alpha:M says otherwise\. `augury plugins trust",
+        ),
         ({"code": source('contract = "2.0"')}, "fake-alpha 1.0: alpha: was written for contract 2.0"),
         ({"code": source("", "") + "1/0"}, "importing fake_alpha:M of fake-alpha 1.0 failed: "),
         ({"requires": "augury_core[x] >=7,<8"}, r"fake-alpha 1.0 requires augury-core<8,>=7, installed is 0\."),

@@ -137,7 +137,7 @@ def test_what_a_run_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> No
     train(small(data={"mean": [0.4], "std": [0.2]}), tmp_path / "first")
     weights = tmp_path / "weights.safetensors"
     (tmp_path / "first" / "best.safetensors").rename(weights)
-    config = small("resmooth", model={"checkpoint": str(weights)})
+    config = small("resmooth", model={"init_from": str(weights)})
     train(config, tmp_path / "whole")
     interrupted(config, tmp_path / "resumed", 10)
     weights.unlink()

@@ -136,14 +136,14 @@ def test_a_gpu_that_is_not_there_is_told() -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"not weights"])
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
-def test_a_checkpoint_that_is_missing_or_damaged_is_told_before_training(
+def test_weights_that_are_missing_or_damaged_is_told_before_training(
     content: bytes | None, name: str, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    (line,) = problems(model={"checkpoint": str(path)})
-    assert line.startswith(f"model.checkpoint={path}: {'no such file' if content is None else 'cannot be read'}")
+    (line,) = problems(model={"init_from": str(path)})
+    assert line.startswith(f"model.init_from={path}: {'no such file' if content is None else 'cannot be read'}")
 
 
 def test_images_go_to_memory_where_they_take_less_than_a_quarter_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,8 @@ def test_the_listed_hooks_are_those_that_the_class_implements(name: str, tmp_pat
     entry = found(register, name).entry
     assert entry is not None
     assert set(entry.hooks) == hook_implementations(register.load_class(name)).keys()
+    assert entry.linear_classifier is register.load_class(name).linear_classifier
+    assert register.needs_linear(name) is entry.linear_classifier
 
 
 # What is installed against what is listed
@@ -393,6 +395,10 @@ def test_this_repository_s_own_file_says_nothing_new(install: Install) -> None:
         (
             '[methods.x]\ndistribution = "x"\nversions = ""\nentry_point = "x:X"\nhooks = "y"',
             "`hooks` must be a list of names, got 'y'.",
+        ),
+        (
+            '[methods.x]\ndistribution = "x"\nversions = ""\nentry_point = "x:X"\nlinear_classifier = 1',
+            "`linear_classifier` must be true or false, got 1.",
         ),
         ('[methods."a:b"]', "[methods.a:b] has no name that can be used"),
         ('[methods."a\\nb\\u001b[2J"]', "[methods.a b[2J] has no name that can be used"),
@@ -744,7 +750,7 @@ def test_trusting_again_takes_out_what_goes_stale_and_keeps_what_the_user_wrote(
     install("alpha", version="1.4", origin=from_folder(project))
     user_lists("alpha", title="Alpha", summary="old", paper="Ann, 2020")
     with default_user_file().open("a") as file:
-        file.write('\nhooks = ["compute_loss"]\n[aliases.a]\nmethod = "alpha"\n')
+        file.write('\nhooks = ["compute_loss"]\nlinear_classifier = false\n[aliases.a]\nmethod = "alpha"\n')
     register = Register.load()
     before = found(register, "alpha")
     assert (before.status, before.summary) == ("ready", "old")
@@ -753,6 +759,7 @@ def test_trusting_again_takes_out_what_goes_stale_and_keeps_what_the_user_wrote(
     assert changes(before.entry, new) == [
         '- title = "Alpha"',
         '- hooks = ["compute_loss"]',
+        "- linear_classifier = false",
         '- summary = "old"',
         f'+ folder = "{project}"',
     ]

@@ -106,10 +106,10 @@ def test_names_that_would_share_a_folder_are_refused(names: list[str]) -> None:
 
 
 def test_files_of_a_composition_are_found_from_any_folder() -> None:
-    suite = make_suite(small(), {"x": Composition(settings={"model": {"checkpoint": "w.safetensors"}})})
-    checkpoint = suite.run_config("x", 3).model.checkpoint
-    assert checkpoint is not None
-    assert Path(checkpoint).is_absolute()
+    suite = make_suite(small(), {"x": Composition(settings={"model": {"init_from": "w.safetensors"}})})
+    start = suite.run_config("x", 3).model.init_from
+    assert start is not None
+    assert Path(start).is_absolute()
 
 
 FILE = """

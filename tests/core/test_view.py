@@ -18,7 +18,7 @@ from augury.data.datasets import open_dataset
 from augury.data.geometry import centre_square
 from augury.data.source import ArraySource, Collection
 from augury.data.splits import Split, Splits
-from augury.data.view import CHUNK, DataSet, ImageFormat, choose_format, decode, usual_transforms
+from augury.data.view import CHUNK, DataSet, ImageFormat, choose_format, crop_share, decode, usual_transforms
 from augury.errors import UsageError
 
 MODEL: dict[str, Any] = {
@@ -221,3 +221,12 @@ def test_splits_that_come_and_go_are_not_taken_for_each_other() -> None:
     images = data(whole, form)
     for number in range(50):
         assert int(images.pixels(whole.take(torch.tensor([number])))[0, 0, 0, 0]) == number
+
+
+def test_the_share_that_is_told_of_a_crop_keeps_just_that_square_again() -> None:
+    for side in (*range(1, 400, 3), 160, 224, 384):
+        for kept in range(side, side + 250, 1 if side < 32 else 7):
+            share = crop_share(side, kept)
+            # timm's way, and ours.
+            assert math.floor(side / share) == int(side / share) == kept
+            assert share == pytest.approx(side / kept, rel=1e-12)

@@ -18,8 +18,8 @@ from safetensors.torch import save
 from tests.fuzz.hostile import answer, cases, damaged, encoded, files, numbers, texts, values
 
 from augury import backbones
-from augury.backbones import trained
-from augury.config import ModelConfig
+from augury.backbones import starting, trained
+from augury.config import ModelConfig, RunConfig, read_config
 from augury.distributed import Ranks
 from augury.training.checkpoint import load_checkpoint
 from augury.training.kept import Kept
@@ -114,7 +114,7 @@ def test_a_pickle_is_never_carried_out(tmp_path: Path, protocol: int, inside: bo
         put(tmp_path, 1, content)
         answer(lambda: load_checkpoint(tmp_path))
         (tmp_path / name).write_bytes(content)
-        answer(lambda: trained.overlay(str(tmp_path / name), {}))
+        answer(lambda: starting.find(ModelConfig(name="test_resnet", init_from=str(tmp_path / name))))
         (tmp_path / name).write_bytes(content)
     assert not marker.exists()
 
@@ -127,6 +127,7 @@ def network() -> torch.nn.Module:
 WEIGHTS = {"fc.weight": torch.zeros(10, 4), "fc.bias": torch.zeros(10)}
 SAID = {
     "model": "test_resnet",
+    "model_args": '{"drop_rate": 0.5}',
     "classes": json.dumps(CLASSES),
     "mean": "[0.5]",
     "std": "[0.5]",
@@ -134,7 +135,10 @@ SAID = {
 }
 metadata = st.dictionaries(
     st.sampled_from([*SAID, "digest", "seconds", "passes", "crop_pct", "interpolation"]) | st.text(max_size=5),
-    st.text(max_size=20) | values.map(json.dumps) | numbers.map(str),
+    st.text(max_size=20)
+    | values.map(json.dumps)
+    | numbers.map(str)
+    | st.sampled_from(['{"checkpoint_path": "x"}', '{"x": ' * 50_000, "[" * 50_000, json.dumps(CLASSES[::-1])]),
     max_size=6,
 )
 
@@ -170,10 +174,12 @@ weights = (
 def test_weights_are_read_or_refused(tmp_path: Path, content: bytes, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    answer(lambda: trained.own_input(str(path)))
-    answer(lambda: trained.overlay(str(path), {"classifier": "fc", "first_conv": "conv1"}))
+    answer(lambda: starting.own_input(str(path)))
+    config = answer(lambda: starting.with_own_network(read_config({"model": {"init_from": str(path)}})))
+    if isinstance(config, RunConfig):
+        answer(lambda: backbones.start_notes(config.model, 10, (1, 8, 8), CLASSES))
     answer(lambda: trained.load_own(network(), str(path), "test_resnet", CLASSES, {"mean": (0.5,), "std": (0.5,)}))
-    answer(lambda: backbones.build(ModelConfig(name="test_resnet", checkpoint=str(path)), 10, (1, 8, 8)))
+    answer(lambda: backbones.build(ModelConfig(name="test_resnet", init_from=str(path)), 10, (1, 8, 8), CLASSES))
 
 
 @cases(10, said=metadata, data=st.data())

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.cli.in_process import augury
 from tests.core.small_runs import small
 
-from augury.backbones import build, trained
+from augury.backbones import build, starting
 from augury.config import ModelConfig
 from augury.data.readers import open_reader
 from augury.errors import UsageError
@@ -291,11 +292,39 @@ def test_weights_to_start_from_are_never_carried_out(tmp_path: Path, ending: str
     ):
         path.write_bytes(pickle.dumps(payload, protocol))
         with pytest.raises(UsageError, match="cannot be read"):
-            build(ModelConfig(name="test_resnet", checkpoint=str(path)), 10, (1, 8, 8))
+            build(ModelConfig(name="test_resnet", init_from=str(path)), 10, (1, 8, 8))
         torch.save(payload, path, pickle_protocol=max(protocol, 2))
         with pytest.raises(UsageError, match="cannot be read"):
-            trained.overlay(str(path), {})
+            starting.find(ModelConfig(name="test_resnet", init_from=str(path)))
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"model_args": '{"checkpoint_path": "weights.pth"}'}, "`model_args` must not have `checkpoint_path`"),
+        ({"model_args": '{"pretrained_cfg": {"file": "weights.pth"}}'}, "`model_args` must not have `pretrained_cfg`"),
+        ({"model": "hf-hub:someone/model"}, "unknown model `hf-hub:someone/model`"),
+        ({"model": "../x"}, "unknown model `../x`"),
+        # Of what cannot be read nothing is said, and so the weights are taken for those of the default network.
+        ({"model_args": '{"x": ' * 100_000}, None),
+        ({"classes": "[" * 100_000}, None),
+    ],
+    ids=["file", "cfg", "hub", "path", "deep arguments", "deep classes"],
+)
+def test_a_run_to_start_from_names_no_files(
+    said: dict[str, str], fault: str | None, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pth").write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    Path("theirs").mkdir()
+    save_file(load_file(made / "best.safetensors"), "theirs/best.safetensors", {"model": "resnet20_cifar", **said})
+    code, _, err = augury(capsys, "run", "--init-from", "theirs", "--set", "data.images_per_class=3", "--set",
+                          "optim.batch_size=10", "--dry-run")  # fmt: skip
+    assert code == (0 if fault is None else 2), err
+    assert (fault or "is kept, without a word of which classes they are") in err
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_is_never_carried_out(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 from augury_cli.settings import (
     AsJson,
     Dataset,
+    InitFrom,
     Model,
     Pretrained,
     Recipe,
@@ -73,6 +74,7 @@ def compare(
         ),
     ] = None,
     pretrained: Pretrained = False,
+    init_from: InitFrom = None,
     skip_bad: SkipBad = False,
     subset: Subset = None,
     as_json: AsJson = False,
@@ -97,6 +99,7 @@ def compare(
         None,
         set_,
         pretrained=pretrained,
+        init_from=init_from,
         skip_bad=skip_bad,
         subset=subset,
         values=values,

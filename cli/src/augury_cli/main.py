@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from augury.errors import AuguryError
-from augury_cli import backbones, compare, evaluate, plugins, predict, recipes, report, run, uncertainty
+from augury_cli import backbones, compare, evaluate, export, plugins, predict, recipes, report, run, uncertainty
 from augury_cli.processes import refuse_several, say
 from augury_cli.quick import QuickCommand, QuickGroup
 
@@ -56,6 +56,7 @@ app.command("report", cls=QuickCommand)(report.report)
 app.command("evaluate", cls=QuickCommand)(evaluate.evaluate)
 app.command("uncertainty", cls=QuickCommand)(uncertainty.uncertainty)
 app.command("predict", cls=QuickCommand)(predict.predict)
+app.command("export", cls=QuickCommand)(export.export)
 app.command("backbones", cls=QuickCommand)(backbones.backbones)
 app.add_typer(recipes.app)
 app.add_typer(plugins.app)

@@ -15,6 +15,7 @@ from augury_cli.settings import (
     AsJson,
     AutoBatch,
     Dataset,
+    InitFrom,
     Methods,
     Model,
     OnNan,
@@ -46,6 +47,7 @@ def run(
         Path, typer.Option("--output", "-o", metavar="DIR", help="The run folder; it must not exist.")
     ] = Path("run"),
     pretrained: Pretrained = False,
+    init_from: InitFrom = None,
     skip_bad: SkipBad = False,
     subset: Subset = None,
     dry_run: Annotated[
@@ -70,6 +72,7 @@ def run(
         methods,
         set_,
         pretrained=pretrained,
+        init_from=init_from,
         skip_bad=skip_bad,
         subset=subset,
         save_every=save_every,
@@ -124,6 +127,7 @@ def preview(
         Path, typer.Option("--output", "-o", metavar="FILE", help="The batch's picture; PNG, SVG or PDF by its suffix.")
     ] = Path("preview.png"),
     pretrained: Pretrained = False,
+    init_from: InitFrom = None,
     skip_bad: SkipBad = False,
     trust: Trust = None,
 ) -> None:
@@ -138,7 +142,9 @@ def preview(
     if output.is_dir():
         raise UsageError(f"{output} is a folder. Name a file with --output, {output / 'preview.png'} say.")
     output = output if output.suffix else output.with_suffix(".png")
-    config = read_settings(recipe, dataset, model, methods, set_, pretrained=pretrained, skip_bad=skip_bad)
+    config = read_settings(
+        recipe, dataset, model, methods, set_, pretrained=pretrained, init_from=init_from, skip_bad=skip_bad
+    )
     register = open_register([m.name for m in config.methods], trust)
     from augury.training.rehearsal import preview as draw
     from augury_cli.progress import Terminal
@@ -183,8 +189,7 @@ def _summary(result: Result, as_json: bool) -> None:
 def _command(result: Result) -> str:
     """Another run that starts with a run's best weights."""
     folder = Path(result.folder)
-    words = ["augury", "run", "--recipe", str(folder / "config.json")]
-    words += ["--set", f"model.checkpoint={folder / 'best.safetensors'}"]
+    words = ["augury", "run", "--recipe", str(folder / "config.json"), "--init-from", str(folder)]
     return shlex.join([*words, "--output", str(folder.with_name(folder.name + "-2"))])
 
 

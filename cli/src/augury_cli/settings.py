@@ -44,6 +44,15 @@ Methods = Annotated[
 Pretrained = Annotated[
     bool, typer.Option("--pretrained", help="Start from the weights that timm downloads for the model.")
 ]
+InitFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--init-from",
+        metavar="FILE|RUN",
+        help="Start from these weights: a file (safetensors, or a timm checkpoint), an exported folder, or a run's "
+        "best; its network, too, where none is named.",
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read, instead of stopping.")
 ]
@@ -96,6 +105,7 @@ def read_settings(
     assignments: list[str] | None,
     *,
     pretrained: bool = False,
+    init_from: str | None = None,
     skip_bad: bool = False,
     subset: str | None = None,
     save_every: int | None = None,
@@ -121,8 +131,7 @@ def read_settings(
     if methods:
         _tell_replaced(recipe, values.get("methods"), methods)
         values["methods"] = [{"name": name, "options": options} for name, options in map(parse_method, methods)]
-    if pretrained:
-        assign(values, "model.pretrained", True)
+    _assign_start(values, pretrained, init_from)
     if skip_bad:
         assign(values, "data.skip_bad_images", True)
     if subset is not None:
@@ -137,7 +146,24 @@ def read_settings(
         assign(values, "train.sync_bn", True)
     for assignment in assignments or []:
         assign_text(values, assignment)
-    return read_config(values, subject=str(recipe or file or "config"))
+    config = read_config(values, subject=str(recipe or file or "config"))
+    if config.model.init_from is None:
+        return config
+    from augury.backbones.starting import with_own_network
+
+    return with_own_network(config)
+
+
+def _assign_start(values: dict[str, Any], pretrained: bool, init_from: str | None) -> None:
+    """The weights to start from, in place of a recipe's."""
+    from augury.config import assign
+    from augury.errors import UsageError
+
+    if pretrained and init_from is not None:
+        raise UsageError("--pretrained and --init-from are two sets of weights to start from. Leave out one of them.")
+    if pretrained or init_from is not None:
+        assign(values, "model.pretrained", pretrained)
+        assign(values, "model.init_from", init_from)
 
 
 def _tell_replaced(recipe: str | None, before: Any, methods: list[str]) -> None:

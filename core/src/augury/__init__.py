@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from augury.hookspecs import hookspec as hookspec
     from augury.inference.classifier import Classifier as Classifier
     from augury.inference.classifier import load_classifier as load_classifier
+    from augury.inference.export import export as export
     from augury.inference.predict import predict as predict
     from augury.method import Frozen as Frozen
     from augury.method import Method as Method
@@ -60,6 +61,7 @@ _HOME = {
     "hookspec": "hookspecs",
     "Classifier": "inference.classifier",
     "load_classifier": "inference.classifier",
+    "export": "inference.export",
     "predict": "inference.predict",
     "Frozen": "method",
     "Method": "method",

@@ -224,14 +224,22 @@ def _imported(method: Checked, register: Register, watch: Watch) -> Checked:
     hooks = tuple(hook for hook in HOOKS if hook in implemented)
     faults = method.faults
     if method.listed_hooks and set(method.listed_hooks) != set(hooks):
-        way_out = "Correct the register's `hooks`."
-        if method.layer == "user":
-            way_out = f"`augury plugins trust {method.name}` writes the entry anew."
-        faults += (
-            f"{method.name}: the {method.layer} register lists the hooks {', '.join(method.listed_hooks)}; "
-            f"{method.entry_point} implements {', '.join(hooks)}. {way_out}",
-        )
+        told = f"lists the hooks {', '.join(method.listed_hooks)}; {method.entry_point} implements {', '.join(hooks)}"
+        faults += (_stale(method, told, "hooks"),)
+    entry = register.resolve(method.name)[0].entry
+    listed = None if entry is None else entry.linear_classifier
+    if listed not in (None, cls.linear_classifier):
+        told = f"lists `linear_classifier = {str(listed).lower()}`; {method.entry_point} says otherwise"
+        faults += (_stale(method, told, "linear_classifier"),)
     return replace(method, hooks=hooks, contract=cls.contract, faults=faults)
+
+
+def _stale(method: Checked, told: str, key: str) -> str:
+    """A line about an entry that says otherwise than the class."""
+    way_out = f"Correct the register's `{key}`."
+    if method.layer == "user":
+        way_out = f"`augury plugins trust {method.name}` writes the entry anew."
+    return f"{method.name}: the {method.layer} register {told}. {way_out}"
 
 
 def _measured(method: Checked, meter: CostMeter, watch: Watch) -> Checked:

@@ -9,7 +9,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from augury.errors import UsageError
 from augury.files import write_text
@@ -107,13 +107,23 @@ class ModelConfig(Strict):
 
     name: str = Field("resnet20_cifar", description="any name timm knows")
     pretrained: bool = Field(False, description="start from the weights that timm downloads for this name")
-    checkpoint: str | None = Field(
-        None, description="start from the weights in this file (safetensors, or a timm checkpoint)"
+    init_from: str | None = Field(
+        None,
+        description="start from these weights: a file (safetensors, or a timm checkpoint), an exported folder, or a "
+        "run's folder, whose best weights are taken",
     )
     frozen_stages: int = Field(
         0, ge=0, description="how many stages, the stem first, keep the weights and statistics they start with"
     )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        # What config.json of older runs calls it.
+        if isinstance(values, Mapping) and "checkpoint" in values and "init_from" not in values:
+            return {"init_from" if key == "checkpoint" else key: value for key, value in values.items()}
+        return values
 
 
 class OptimConfig(Strict):

@@ -1,6 +1,7 @@
 """One file of the register: its tables checked and read, and one table written.
 
-    [methods.NAME]     distribution, entry_point, versions, and optionally folder, title, paper, hooks, summary
+    [methods.NAME]     distribution, entry_point, versions, and optionally folder, title, paper, hooks,
+                       linear_classifier, summary
     [aliases.NAME]     method, and optionally options: another name for a method with options of its own
     [defaults.METHOD]  option = value: what the method's options are where a run does not say
 
@@ -47,6 +48,8 @@ class Entry:
         versions: PEP 440 range of the distribution's versions that are meant.
         folder: absolute path of the project that must have been installed, "" for a distribution from anywhere.
         title, paper, hooks, summary: what describes it to a reader, and decides nothing.
+        linear_classifier: what its class says, for lists of networks that are made without importing it; None where the
+            entry does not say. A run asks the class.
         layer: whose register lists it.
     """
 
@@ -58,13 +61,18 @@ class Entry:
     title: str = ""
     paper: str = ""
     hooks: tuple[str, ...] = ()
+    linear_classifier: bool | None = None
     summary: str = ""
     layer: Layer = "user"
 
     def table(self) -> dict[str, Any]:
         """The entry as its table in a file says it, without what is empty."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "layer")}
-        return {key: list(value) if key == "hooks" else value for key, value in values.items() if value}
+        return {
+            key: list(value) if key == "hooks" else value
+            for key, value in values.items()
+            if value not in ("", (), None)
+        }
 
 
 _ENTRY_KEYS = tuple(f.name for f in fields(Entry) if f.name not in ("name", "layer"))
@@ -160,7 +168,7 @@ def _read_table(file: RegisterFile, kind: str, name: str, table: Any, layer: Lay
 
 def _entry(name: str, table: Mapping[str, Any], layer: Layer) -> Entry:
     _check_keys(table, _ENTRY_KEYS, _REQUIRED)
-    texts = {key: _text(table, key) for key in table if key != "hooks"}
+    texts = {key: _text(table, key) for key in table if key not in ("hooks", "linear_classifier")}
     if not TARGET.fullmatch(texts["entry_point"]):
         raise ValueError(f"`entry_point` must be module:Class, got {shown(texts['entry_point'])}.")
     if "folder" in texts and not Path(texts["folder"]).is_absolute():
@@ -168,7 +176,10 @@ def _entry(name: str, table: Mapping[str, Any], layer: Layer) -> Entry:
     hooks = table.get("hooks", [])
     if not (isinstance(hooks, list) and all(isinstance(hook, str) for hook in hooks)):
         raise ValueError(f"`hooks` must be a list of names, got {shown(hooks)}.")
-    return Entry(name, hooks=tuple(hooks), layer=layer, **texts)
+    linear = table.get("linear_classifier")
+    if not (linear is None or isinstance(linear, bool)):
+        raise ValueError(f"`linear_classifier` must be true or false, got {shown(linear)}.")
+    return Entry(name, hooks=tuple(hooks), linear_classifier=linear, layer=layer, **texts)
 
 
 def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], required: Iterable[str]) -> None:
@@ -263,7 +274,7 @@ def changes(old: Entry, new: Entry) -> list[str]:
     ]
 
 
-def _quoted(value: str | list[str]) -> str:
+def _quoted(value: str | list[str] | bool) -> str:
     # JSON's quoting is TOML's, except that TOML forbids a bare DEL and pairs of surrogates.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -184,12 +184,24 @@ class Register:
         except UsageError as error:
             raise UsageError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from error
 
+    def needs_linear(self, name: str) -> bool:
+        """Whether the method that a name or an alias means needs a classifier that is one `nn.Linear`; its class is
+        imported only where its entry does not say.
+
+        Raises:
+            UsageError: as `load_class`.
+        """
+        found, _ = self.resolve(name)
+        told = None if found.entry is None else found.entry.linear_classifier
+        return self.load_class(found.name).linear_classifier if told is None else told
+
     def candidate(self, name: str) -> Entry:
         """The entry that `trust` would write for an installed method.
 
         Returns:
             the present entry where the method is ready with one of the built-in register. One of the user's keeps the
-            versions that it accepts, and loses what goes stale while its package is worked on: title, hooks, summary.
+            versions that it accepts, and loses what goes stale while its package is worked on: title, hooks, summary
+            and whether it needs a linear classifier.
 
         Raises:
             UsageError: nothing installed offers the name, or what does cannot be listed: two distributions claim it, or
@@ -205,7 +217,9 @@ class Register:
             raise UsageError(found.problem)
         claim = claims[0]
         if listed is not None:
-            return replace(listed, folder=listed.folder or claim.folder, title="", hooks=(), summary="")
+            return replace(
+                listed, folder=listed.folder or claim.folder, title="", hooks=(), linear_classifier=None, summary=""
+            )
         return Entry(name, claim.distribution, claim.entry_point, range_from(claim), claim.folder)
 
     def trust(self, name: str, user_file: Path | None = None) -> Entry:

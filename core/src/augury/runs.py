@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from augury.backbones.starting import with_own_network
 from augury.choice import own_name, refuse_no_list
 from augury.config import RunConfig, assign, parse_method, read_config, read_recipe
 from augury.errors import UsageError
@@ -163,7 +164,7 @@ def _config(
             if cls is not None:
                 register = (register or Register.load()).offering(name, cls)
         values["methods"] = named
-    return read_config(values, subject="settings"), register
+    return with_own_network(read_config(values, subject="settings")), register
 
 
 def _method(method: Any) -> tuple[str, Mapping[str, Any], type[Method] | None]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -18,29 +18,25 @@ from augury.backbones import pyramidnet_cifar as pyramidnet_cifar
 from augury.backbones import resnet_cifar as resnet_cifar
 from augury.backbones import resnet_small_stem as resnet_small_stem
 from augury.backbones import shakeshake_cifar as shakeshake_cifar
-from augury.backbones import trained
+from augury.backbones import starting, trained
 from augury.backbones import wrn_cifar as wrn_cifar
+from augury.backbones.passes import classifier_of as classifier_of
+from augury.backbones.passes import features_and_logits as features_and_logits
+from augury.backbones.passes import forward as forward
 from augury.backbones.stages import freeze_stages
-from augury.batch import Batch, ModelOutput
 from augury.config import ModelConfig
-from augury.errors import UsageError
-
-_NOT_THE_MODELS = {"checkpoint_path", "cache_dir", "features_only", "out_indices", "feature_cfg"} | {
-    "model_name",
-    "num_classes",
-    "in_chans",
-    "device",
-    "dtype",
-}
-"""Arguments of timm.create_model that are the run's, or make no classifier."""
-
-Pass = Callable[[nn.Module, Tensor, nn.Module], ModelOutput]
+from augury.errors import UsageError, one_line
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a network before it is built: its classifier (on the meta device) and the width of that one's
-    input."""
+    """What is known of a network before it is built.
+
+    Attributes:
+        classifier: the module that makes its logits, on the meta device: its last layer, or the network itself where
+            that one adds to what its last layer makes.
+        num_features: A, width of the last layer's input.
+    """
 
     classifier: nn.Module
     num_features: int
@@ -56,33 +52,44 @@ def data_config(name: str) -> dict[str, Any]:
     return resolve_data_config(pretrained_cfg=_default_cfg(name))
 
 
-def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> nn.Module:
+def build(
+    config: ModelConfig, num_classes: int, image_size: tuple[int, int, int], classes: Sequence[str] | None = None
+) -> nn.Module:
     """Build a network: fresh weights are drawn from torch's generator, trained ones read where `config` says so; on the
     meta device there are none to read.
+
+    Args:
+        config: the model's section of the settings.
+        num_classes: that it tells apart.
+        image_size: (channels, height, width).
+        classes: their names by label; the classifier of weights that know other ones is not kept.
 
     Raises:
         UsageError: timm has no such model, or cannot build it for these images, or its weights cannot be had.
     """
-    _refuse_other_weights(config)
+    starting.refuse_other_weights(config.kwargs, "config: key `model.kwargs`")
+    _refuse_no_weights(config)
     if torch.get_default_device().type == "meta":
         config = untrained(config)
-    arguments: dict[str, Any] = {"in_chans": image_size[0], **config.kwargs}
-    if _fixed(config.name):
-        arguments.setdefault("img_size", image_size[1:])
-    if config.checkpoint is not None:
-        arguments["pretrained_cfg_overlay"] = trained.overlay(config.checkpoint, _default_cfg(config.name))
-    starts_trained = config.pretrained or config.checkpoint is not None
+    arguments = _arguments(config, image_size)
+    make = partial(timm.create_model, config.name, num_classes=num_classes, **arguments)
     try:
-        with trained.quietly():
-            network = timm.create_model(config.name, pretrained=starts_trained, num_classes=num_classes, **arguments)
+        if config.init_from is not None:
+            cfg = _default_cfg(config.name)
+            network = starting.started(starting.find(config), config, make, cfg, image_size[0], num_classes, classes)
+        else:
+            with trained.quietly():
+                network = make(pretrained=config.pretrained)
+    except UsageError:
+        raise
     except Exception as error:
         # That the network can be built at all, the plan has tried on the meta device.
-        if starts_trained:
+        if config.pretrained:
             raise UsageError(trained.explain(config, error)) from None
         # Arguments that somebody gives can make a network fail in any way.
         if not config.kwargs and not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
             raise
-        told = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "pretrained_cfg_overlay")
+        told = ", ".join(f"{key}={value}" for key, value in arguments.items())
         raise UsageError(
             f"model `{config.name}` cannot be built with {told}: {error}. Choose another model or image size."
         ) from None
@@ -90,13 +97,66 @@ def build(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int
     return network
 
 
-def _refuse_other_weights(config: ModelConfig) -> None:
-    """Refuse arguments that name files, addresses or code: weights have a setting, and so do images and classes."""
-    odd = [key for key in config.kwargs if key in _NOT_THE_MODELS or key.startswith("pretrained")]
-    if odd:
+def check_start(config: ModelConfig) -> None:
+    """See whether there are the trained weights that a network is to start from; whether they fit it, `start_notes`
+    sees.
+
+    Raises:
+        UsageError: there are none, or those of another network.
+    """
+    _refuse_no_weights(config)
+    if config.init_from is not None:
+        starting.find(config)
+
+
+def start_notes(
+    config: ModelConfig, num_classes: int, image_size: tuple[int, int, int], classes: Sequence[str] | None = None
+) -> list[str]:
+    """What is to be said of the trained weights that `build` would start from, a line each; that they fit, is tried on
+    the meta device. Arguments as for `build`.
+
+    Raises:
+        UsageError: there are no such weights, or they do not fit.
+    """
+    cfg = _default_cfg(config.name)
+    if config.pretrained and cfg.get("num_classes") == num_classes:
+        return [
+            f"the classifier that timm downloads is kept: it has {num_classes} classes too, in an order of its own. "
+            "For a fresh one, give the weights as a file with --init-from."
+        ]
+    if config.init_from is None:
+        return []
+    found = starting.find(config)
+    make = partial(timm.create_model, config.name, num_classes=num_classes, **_arguments(config, image_size))
+    fitted, _ = starting.fitted_to(found, config, make, cfg, image_size[0], num_classes, classes)
+    told = list(fitted.told)
+    size = found.said.input_size
+    if size is not None and size[1:] != image_size[1:] and fixed_size(config):
+        told.append(f"what in it depends on the image size is resampled from {size[1]} to {image_size[1]} pixels")
+    of = f", those of a `{found.said.model[:80]}`" if found.said.model else ""
+    return [f"starts from the weights in {found.path}{of}: {'; '.join(told)}."]
+
+
+def _arguments(config: ModelConfig, image_size: tuple[int, int, int]) -> dict[str, Any]:
+    """Those of timm.create_model beside the name and the number of classes."""
+    arguments: dict[str, Any] = {"in_chans": image_size[0], **config.kwargs}
+    if _fixed(config.name):
+        arguments.setdefault("img_size", image_size[1:])
+    return arguments
+
+
+def _refuse_no_weights(config: ModelConfig) -> None:
+    """Raises: UsageError where settings ask for two sets of trained weights, or for one that there is not."""
+    if config.pretrained and config.init_from is not None:
         raise UsageError(
-            f"config: key `model.kwargs` must not have `{odd[0][:80]}`: it is no argument of the network itself. "
-            "Weights to start from are model.checkpoint or model.pretrained; classes and channels are the data's."
+            f"model.pretrained=true and {starting.subject_of(config)} are two sets of weights to start from. "
+            "Leave out one of them: --set model.pretrained=false, say."
+        )
+    cfg = _default_cfg(config.name)
+    if config.pretrained and not any(cfg.get(source) for source in ("url", "file", "hf_hub_id")):
+        raise UsageError(
+            f"model `{config.name}`: timm has no weights of it to download. Leave out --pretrained, or start from a "
+            "file's or a run's with --init-from. `augury backbones` tells which models have some."
         )
 
 
@@ -111,102 +171,91 @@ def _fixed(name: str) -> bool:
 
 def untrained(config: ModelConfig) -> ModelConfig:
     """The same network with fresh weights."""
-    return config.model_copy(update={"pretrained": False, "checkpoint": None})
+    return config.model_copy(update={"pretrained": False, "init_from": None})
 
 
 def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> Facts:
-    """Learn a network's facts without allocating it."""
+    """Learn a network's facts without allocating it.
+
+    Raises:
+        UsageError: it cannot be built, has not one classifier, or makes no logits of these images in training.
+    """
+    _default_cfg(config.name)
+    # A comparison's runs, and whoever makes plan after plan, ask for the same network again and again.
+    asked = (timm.models.model_entrypoint(config.name.split(".")[0]), repr(config), num_classes, image_size)
+    if " at 0x" in asked[1]:
+        # Something in it has no name of its own.
+        return _inspect(config, num_classes, image_size)
+    if asked not in _known:
+        _known[asked] = _inspect(config, num_classes, image_size)
+    return _known[asked]
+
+
+_known: dict[Any, Facts] = {}
+
+
+def _inspect(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> Facts:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = build(config, num_classes, image_size)
-        if config.kwargs:
-            _try(network, config, image_size)
-    classifier = classifier_of(network)
+        classifier = classifier_of(network)
+        tried = None if _is_slow(network) else _try(network, classifier, config, num_classes, image_size)
+    if tried is not None:
+        return tried
     width = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(network, "num_features", 0)
     return Facts(classifier, int(width))
 
 
-def _try(network: nn.Module, config: ModelConfig, image_size: tuple[int, int, int]) -> None:
-    """Pass images through a network on the meta device: arguments can make one that is built and does not work.
+def _is_slow(network: nn.Module) -> bool:
+    """Whether a pass on the meta device takes minutes: recurrent layers take it one position after the other."""
+    return any(isinstance(module, nn.RNNBase) for module in network.modules())
+
+
+def _try(
+    network: nn.Module,
+    classifier: nn.Module,
+    config: ModelConfig,
+    num_classes: int,
+    image_size: tuple[int, int, int],
+) -> Facts | None:
+    """Pass images through a network in training on the meta device; None where that has no form for all it does.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it does not work, or makes something else than logits.
     """
+    made: list[Tensor] = []
+    handle = classifier.register_forward_hook(lambda _, __, output: made.append(output))
     try:
-        network(torch.zeros(2, *image_size))
+        with torch.no_grad():
+            output = features_and_logits(network.train(), torch.zeros(2, *image_size), classifier)
     except NotImplementedError:
-        # Not all that networks do has a meta form.
-        return
+        return None
+    except UsageError:
+        raise
     except Exception as error:
+        if " meta " in f" {error} ":
+            return None
         told = ", ".join(f"{key}={value}" for key, value in config.kwargs.items())
+        what, way_out = (told, "Leave them out of model.kwargs") if told else (_images(image_size), _OTHER)
         raise UsageError(
-            f"model `{config.name}` does not work with {told}: {error}. Leave them out of model.kwargs."
+            f"model `{config.name}` does not work with {what}: {one_line(str(error))}. {way_out}."
         ) from None
-
-
-def classifier_of(network: nn.Module) -> nn.Module:
-    """The last layer of a model that tells it, as timm's do.
-
-    Raises:
-        UsageError: it does not tell, or has several.
-    """
-    if not hasattr(network, "get_classifier"):
-        kind = type(network).__name__
-        raise UsageError(f"{kind} does not tell its classifier. Give it: augury.forward(model, batch, model.fc), say.")
-    classifier = network.get_classifier()  # type: ignore[operator]
-    if not isinstance(classifier, nn.Module):
-        name = type(network).__name__
-        raise UsageError(
-            f"model {name} has {len(classifier)} classifiers; augury trains models with one. Choose another model."
-        )
-    return classifier
-
-
-def features_and_logits(network: nn.Module, images: Tensor, classifier: nn.Module) -> ModelOutput:
-    """Both in one pass.
-
-    The features are what enters the classifier, caught there, so that they are right for every family of models.
-
-    Args:
-        images: M x ch x H x W float.
-        classifier: the network's last layer.
-    """
-    caught: list[Tensor] = []
-    with _catching(classifier, caught):
-        logits = network(images)
-    return ModelOutput(caught[-1].flatten(1), logits)
-
-
-def forward(
-    network: nn.Module, batch: Batch, classifier: nn.Module | None = None, *, plain: Pass | None = None
-) -> ModelOutput:
-    """What a network makes of a batch, in one pass: features and logits, rows mixed inside where a method asked for it.
-
-    Args:
-        network: images M x ch x H x W -> logits M x C, in any mode.
-        batch: after `augment_batch`.
-        classifier: its last layer; what its `get_classifier()` names (timm's do) when None.
-        plain: makes the pass where nothing is mixed inside, a compiled one say; an ordinary one when None.
-
-    Raises:
-        UsageError: the network does not tell its classifier, or a layer cannot be mixed.
-    """
-    if classifier is None:
-        classifier = classifier_of(network)
-    if batch.hidden is None:
-        return (plain or features_and_logits)(network, batch.images, classifier)
-    # Never compiled: a compiled pass does not see the hooks of one batch.
-    network = getattr(network, "_orig_mod", network)
-    with batch.hidden.applied(network):
-        return features_and_logits(network, batch.images, classifier)
-
-
-@contextlib.contextmanager
-def _catching(layer: nn.Module, into: list[Tensor]) -> Iterator[None]:
-    handle = layer.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0]))
-    try:
-        yield
     finally:
         handle.remove()
+    shape = tuple(output.logits.shape)
+    if shape != (2, num_classes):
+        raise UsageError(
+            f"model `{config.name}` makes of two {_images(image_size)} what has the shape {shape}, not "
+            f"(2, {num_classes}): no logits. {_OTHER}."
+        )
+    added = isinstance(classifier, nn.Linear) and made[-1] is not output.logits
+    return Facts(network if added else classifier, output.features.shape[1])
+
+
+_OTHER = "Choose another model, or another data.image_size"
+
+
+def _images(size: tuple[int, int, int]) -> str:
+    return f"images of {size[1]}x{size[2]} pixels and {size[0]} channel(s)"
 
 
 def _default_cfg(name: str) -> dict[str, Any]:

@@ -1,51 +1,50 @@
-"""Trained weights to start from: timm's downloads, and files."""
+"""Trained weights: found, held against a network, and told of where they do not fit."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from augury.backbones.weights import BEST, describe, read_weights
+from augury.backbones.weights import BEST, EXPORTED, Description, describe, read_weights
 from augury.config import ModelConfig
 from augury.errors import UsageError
 
 
-def overlay(checkpoint: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes timm start from a file's weights: an overlay of the model's pretrained cfg.
-
-    The classifier is left out by timm where the file's has another number of classes.
+def locate(place: str, subject: str) -> Path:
+    """The file of weights that a place stands for.
 
     Args:
-        checkpoint: safetensors, or a timm checkpoint.
-        cfg: timm's pretrained cfg of the model.
+        place: a run folder, whose best weights are meant, an exported folder, or a file.
+        subject: what an error begins with.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: the folder has none. That there is such a file, is found when it is read.
     """
-    weights = read_weights(Path(checkpoint), f"model.checkpoint={checkpoint}")
-    found: dict[str, Any] = {"state_dict": weights, "num_classes": -1}
-    classifier = _first(cfg.get("classifier"))
-    if f"{classifier}.weight" in weights:
-        found["num_classes"] = len(weights[f"{classifier}.weight"])
-    first = _first(cfg.get("first_conv"))
-    if f"{first}.weight" in weights:
-        found["input_size"] = (weights[f"{first}.weight"].shape[1], *cfg.get("input_size", (3, 224, 224))[1:])
-    return found
+    path = Path(os.path.expanduser(place))
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            found = next((path / name for name in (BEST, EXPORTED) if (path / name).is_file()), None)
+            if found is None:
+                raise UsageError(
+                    f"{subject} has no {BEST}, which a run writes at the end of an epoch. Give another run, or a file."
+                )
+            return found
+    return path
 
 
-def own_input(checkpoint: str | None) -> dict[str, Any] | None:
-    """How the network of a file that augury exported wants its images, in the form of timm's data config; None for any
-    other file."""
-    found = describe(Path(str(checkpoint)))
-    if None in (found.input_size, found.crop_pct, found.mean, found.std, found.interpolation):
+def other_model(said: Description, model: str) -> str | None:
+    """Why the network of a file is not the one named; None where it is, or where the file says nothing. The weights
+    that timm has for a network, behind the dot of its name, make it no other one."""
+    if said.model is None or said.model.partition(".")[0] == model.partition(".")[0]:
         return None
-    return found.model_dump(include={"input_size", "crop_pct", "mean", "std", "interpolation"})
+    return f"holds a `{said.model[:80]}`, and this run trains a `{model}`"
 
 
 def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str], wanted: Mapping[str, Any]) -> None:
@@ -53,7 +52,8 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
 
     Args:
         network: takes them.
-        place: a run folder, whose best weights are meant, or a file: safetensors, or a timm checkpoint.
+        place: a run folder, whose best weights are meant, an exported folder, or a file: safetensors, or a timm
+            checkpoint.
         model: the network's name.
         classes: the names of its classes.
         wanted: the `mean` and `std` that its images are normalised with.
@@ -61,27 +61,33 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
     Raises:
         UsageError: no such weights, or those of another model, other classes or other images.
     """
-    path = Path(place).expanduser()
-    if path.is_dir():
-        path = path / BEST
-        if not path.is_file():
-            raise UsageError(f"{place} has no {BEST}, which a run writes at the end of an epoch. Give another run.")
-    said = describe(path).model_dump(include={"model", "classes", "mean", "std"}, exclude_none=True)
-    if said.get("model", model) != model:
-        raise UsageError(
-            f"{path} holds a `{said['model'][:80]}`, and this run trains a `{model}`. Give one of that model."
-        )
-    theirs = list(said.get("classes", classes))
+    path = locate(place, place)
+    found = describe(path)
+    if why := other_model(found, model):
+        raise UsageError(f"{path} {why}. Give one of that model.")
+    theirs = list(classes if found.classes is None else found.classes)
     if theirs != list(classes):
-        told = " and ".join(f"{len(names)} ({_short(names)})" for names in (theirs, classes))
+        told = " and ".join(f"{len(names)} ({short(names)})" for names in (theirs, classes))
         raise UsageError(f"{path} was trained on other classes than this run has: {told}. Give one of these classes.")
+    said = found.model_dump(include={"mean", "std"}, exclude_none=True)
     for key, ours in wanted.items():
         if list(said.get(key, ours)) != list(ours):
             raise UsageError(
                 f"{path} was trained on images normalised with {key} {said[key]}, this run's have {list(ours)}. "
                 f"Set it with --set 'data.{key}={json.dumps(said[key])}'."
             )
-    weights, own = read_weights(path, f"{path}"), network.state_dict()
+    weights = read_weights(path, f"{path}")
+    if fault := misfit(weights, network.state_dict()):
+        raise UsageError(
+            f"{path}: its weights are not those of a `{model}` of {len(classes)} classes: {fault}. "
+            "Give one of that model and these classes."
+        )
+    network.load_state_dict(weights)
+
+
+def misfit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The first tensor in which weights are not those of a network, and how many more there are; nothing where they
+    are."""
     faults = [f"`{name}` is missing" for name in own if name not in weights]
     faults += [f"`{name}` has no place" for name in weights if name not in own]
     faults += [
@@ -89,17 +95,13 @@ def load_own(network: nn.Module, place: str, model: str, classes: Sequence[str],
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise UsageError(
-            f"{path}: its weights are not those of a `{model}` of {len(classes)} classes: {faults[0]}{more}. "
-            "Give one of that model and these classes."
-        )
-    network.load_state_dict(weights)
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return faults[0] + more if faults else ""
 
 
-def _short(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def short(names: Sequence[str]) -> str:
+    """The first of some names."""
+    return ", ".join(name[:40] for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 @contextlib.contextmanager
@@ -114,16 +116,10 @@ def quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _first(names: Any) -> str | None:
-    return names[0] if isinstance(names, list | tuple) else names
-
-
 def explain(config: ModelConfig, error: Exception) -> str:
-    """Why a network has not got its trained weights, and what to do."""
+    """Why a network has not got the weights that timm downloads, and what to do."""
     why = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if config.checkpoint is not None:
-        return f"model.checkpoint={config.checkpoint}: its weights are not those of `{config.name}`: {why}"
     return (
         f"model `{config.name}`: its pretrained weights cannot be had: {why} "
-        "Download them by hand and give the file with --set model.checkpoint=FILE, or leave out --pretrained."
+        "Download them by hand and give the file with --init-from FILE, or leave out --pretrained."
     )

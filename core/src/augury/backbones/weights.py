@@ -14,6 +14,8 @@ from augury.errors import UsageError
 
 BEST = "best.safetensors"
 """A run's best weights, in its folder."""
+EXPORTED = "model.safetensors"
+"""The weights in an exported folder."""
 
 
 class Description(BaseModel):

@@ -280,5 +280,10 @@ def centre_square(image: Image.Image, side: int, interpolation: str) -> Image.Im
     return ImageOps.fit(image, (side, side), _resample(interpolation))
 
 
+def centre_start(whole: int, part: int) -> int:
+    """Where the middle `part` pixels of `whole` begin, as torchvision's CenterCrop rounds it."""
+    return round((whole - part) / 2)
+
+
 def _resample(interpolation: str) -> Image.Resampling:
     return Image.Resampling[interpolation.upper()]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from augury.config import read_value
-from augury.data.geometry import RandomResizedCrop
+from augury.data.geometry import RandomResizedCrop, centre_start
 from augury.data.transforms import Frame, Single, Transform, Uniforms
 from augury.errors import UsageError, unknown
 from augury.validation import Strict, explain
@@ -158,7 +158,7 @@ class Pipeline:
 
     def _centre(self, images: Tensor) -> Tensor:
         (height, width), (h, w) = images.shape[-2:], self._frame.size
-        top, left = (height - h) // 2, (width - w) // 2
+        top, left = centre_start(height, h), centre_start(width, w)
         return images[:, :, top : top + h, left : left + w] if (height, width) != (h, w) else images
 
 
@@ -171,7 +171,7 @@ class Chain:
     def __call__(self, image: Image.Image) -> Tensor:
         if not self.whole:
             height, width = self._frame.size
-            top, left = (image.height - height) // 2, (image.width - width) // 2
+            top, left = centre_start(image.height, height), centre_start(image.width, width)
             image = image.crop((left, top, left + width, top + height))
         for step in self._steps:
             image = step(image)

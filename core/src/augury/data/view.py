@@ -3,6 +3,7 @@ decided."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -114,6 +115,14 @@ def choose_format(
 def _kept(side: int, crop_pct: float) -> int:
     """The side of which a centre crop of `side` keeps that share."""
     return max(side, int(side / crop_pct))
+
+
+def crop_share(side: int, kept: int) -> float:
+    """The `crop_pct` that makes just `kept` of `side`, here and in timm: the quotient may lead to a pixel less."""
+    share = side / kept
+    while int(side / share) < kept:
+        share = math.nextafter(share, 0)
+    return share
 
 
 def _for_channels(values: list[float], channels: int) -> tuple[float, ...]:

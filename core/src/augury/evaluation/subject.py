@@ -15,6 +15,7 @@ from augury import backbones
 from augury.backbones import trained
 from augury.config import RunConfig, load_config
 from augury.data.datasets import open_dataset
+from augury.data.geometry import centre_start
 from augury.data.source import Collection
 from augury.data.splits import Split, Splits, split
 from augury.data.stream import StreamFeed
@@ -134,7 +135,7 @@ class Subject:
 
     def _shown(self, pixels: Tensor) -> Tensor:
         """The centre of N x channels x kept x kept uint8, as the training's own evaluation takes it."""
-        top, left = ((size - self.side) // 2 for size in pixels.shape[-2:])
+        top, left = (centre_start(size, self.side) for size in pixels.shape[-2:])
         centre = pixels[:, :, top : top + self.side, left : left + self.side]
         return centre.to(self.device, non_blocking=True).float() / 255
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from augury.backbones.starting import with_own_network
 from augury.config import RunConfig, parse_method, read_config
 from augury.errors import UsageError
 from augury.experiment.runner import run_suite
@@ -69,7 +70,7 @@ def compare(
         raise UsageError(f"equal must be one of {', '.join(get_args(Equal))}, got {equal!r}.")
     if isinstance(devices, str):
         raise UsageError(f"devices must be a list, got {devices!r}. Write {devices.split(',')!r}.")
-    config = read_config(settings_of(dataset, model, settings), subject="settings")
+    config = with_own_network(read_config(settings_of(dataset, model, settings), subject="settings"))
     if isinstance(compositions, Mapping):
         named = {name: _composition(methods) for name, methods in compositions.items()}
     else:

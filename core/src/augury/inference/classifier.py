@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from augury import backbones
 from augury.backbones import trained
-from augury.backbones.weights import BEST, Description, describe
+from augury.backbones.weights import BEST, EXPORTED, Description, describe
 from augury.config import ModelConfig
-from augury.data.geometry import centre_square
+from augury.data.geometry import centre_square, centre_start
 from augury.data.view import MOST, ImageFormat, pixels_of
 from augury.errors import UsageError
 from augury.outside import refuse_ways_out
@@ -22,8 +22,6 @@ from augury.training.facts import DATA
 from augury.training.result import RESULT
 
 Weights = Literal["best", "last"]
-EXPORTED = "model.safetensors"
-"""The weights in an exported folder."""
 _NEEDED = ("model", "model_args", "classes", "test_input_size", "test_kept_size", "interpolation", "mean", "std")
 
 
@@ -68,7 +66,7 @@ class Classifier:
         form = self.format
         image = image.convert("L" if form.channels == 1 else "RGB")
         kept = torch.from_numpy(pixels_of(centre_square(image, form.kept, form.interpolation)).copy())
-        start = (form.kept - form.side) // 2
+        start = centre_start(form.kept, form.side)
         return kept[:, start : start + form.side, start : start + form.side]
 
     def logits(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from augury.data.subset import digest_of
-from augury.data.view import DataSet, ImageFormat
+from augury.data.view import DataSet, ImageFormat, crop_share
 from augury.errors import UsageError
 from augury.outside import RECORDED, parse_json, read_text
 from augury.training.environment import versions
@@ -151,7 +151,7 @@ def weights_metadata(plan: Plan) -> dict[str, str]:
         "input_size": json.dumps(form.size),
         "test_input_size": json.dumps((form.test or form).size),
         "test_kept_size": json.dumps((form.test or form).kept),
-        "crop_pct": json.dumps(form.side / form.kept),
+        "crop_pct": json.dumps(crop_share(form.side, form.kept)),
         "interpolation": form.interpolation,
         "mean": json.dumps(form.mean),
         "std": json.dumps(form.std),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,8 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from augury import backbones
-from augury.backbones import trained
+from augury.backbones import starting, trained
+from augury.backbones.weights import BEST
 from augury.batch import PIPELINES
 from augury.choice import Chosen, check, choose, conflicts
 from augury.composition import pipeline_shares
@@ -33,6 +35,7 @@ from augury.registry import Register
 from augury.training import sharded
 from augury.training.optimisation import Schedule, choose_precision
 from augury.training.recorder import missing_trackers
+from augury.training.result import RESULT
 
 T = TypeVar("T")
 
@@ -65,7 +68,8 @@ class Plan:
 
     def build_network(self) -> nn.Module:
         """A network as training starts with it; fresh weights are drawn from torch's generator."""
-        return backbones.build(self.config.model, len(self.data.classes), self.data.format.size)
+        data = self.data
+        return backbones.build(self.config.model, len(data.classes), data.format.size, data.classes)
 
     def from_scratch(self) -> Plan:
         """The same with fresh weights, for whoever has the trained ones."""
@@ -85,8 +89,9 @@ def lasting(config: RunConfig) -> RunConfig:
     if data.subset is not None:
         data = data.model_copy(update={"subset": str(Path(data.subset).expanduser().resolve())})
     model = config.model
-    if model.checkpoint is not None:
-        model = model.model_copy(update={"checkpoint": str(Path(model.checkpoint).expanduser().resolve())})
+    if model.init_from is not None:
+        path = Path(os.path.expanduser(model.init_from)).resolve()
+        model = model.model_copy(update={"init_from": str(path)})
     return config.model_copy(update={"data": data, "model": model})
 
 
@@ -123,8 +128,8 @@ def make_plan(
     chosen, found = choose(config.named_methods(), register)
     problems += found + _machine_problems(config) + _optim_problems(config)
     wanted = _or_problem(problems, lambda: backbones.data_config(config.model.name))
-    if wanted is not None and config.model.checkpoint is not None and begun is None:
-        _or_problem(problems, partial(backbones.trained.overlay, config.model.checkpoint, {}))
+    if wanted is not None and begun is None:
+        _or_problem(problems, partial(backbones.check_start, config.model))
     if data is None:
         # Looking through a large folder takes its time, so what is wrong already is told with what is wrong there.
         collection = _or_problem(problems, lambda: open_dataset(config.data))
@@ -143,6 +148,7 @@ def make_plan(
             f"{ready.format.test.side} is another. Leave data.test_size out, or choose another model."
         )
     spec = _spec(config, ready, facts)
+    start = _start_notes(config.model, ready, problems, begun) if facts is not None else []
     if facts is not None:
         views = max((c.cls.views for c in chosen), default=1)
         rows = config.optim.batch_size // config.optim.accumulation * views
@@ -152,16 +158,16 @@ def make_plan(
         problems += sharded.problems(config, choose_precision(config), spec)
     refuse_all(problems)
     loader = _loader(config, ready)
-    notes = _notes(config, chosen, ready, transforms, loader) + sharded.notes(spec)
+    notes = (*start, *_notes(config, chosen, ready, transforms, loader), *sharded.notes(spec))
     return Plan(config, chosen, ready, spec, transforms, loader, notes)
 
 
 def _data_set(
     config: RunConfig, collection: Collection, model: dict[str, object], begun: ImageFormat | None
 ) -> DataSet:
-    if config.model.checkpoint is not None and begun is None:
+    if config.model.init_from is not None and begun is None:
         # Weights go on with the input that they were trained on.
-        model = trained.own_input(config.model.checkpoint) or model
+        model = starting.own_input(config.model.init_from) or model
     form = begun or choose_format(config.data, collection, model, starts_trained(config.model))
     return DataSet(
         split(collection, config.data),
@@ -175,7 +181,21 @@ def _data_set(
 
 def starts_trained(config: ModelConfig) -> bool:
     """Whether a network starts from trained weights."""
-    return config.pretrained or config.checkpoint is not None
+    return config.pretrained or config.init_from is not None
+
+
+def _start_notes(model: ModelConfig, data: DataSet, problems: list[str], begun: ImageFormat | None) -> list[str]:
+    """What is to be said of trained weights that the network starts from."""
+    notes: list[str] = []
+    try:
+        notes += backbones.start_notes(model, len(data.classes), data.format.size, data.classes)
+    except UsageError as error:
+        # A run that has begun may do without them.
+        problems += str(error).splitlines() if begun is None else []
+    place = Path(os.path.expanduser(model.init_from or ""))
+    if notes and model.init_from is not None and (place / BEST).is_file() and not (place / RESULT).exists():
+        notes.append(f"{place} is not finished: it is started from its best weights so far.")
+    return notes
 
 
 def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Spec:
@@ -187,7 +207,7 @@ def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Sp
         total_steps=steps * config.optim.epochs,
         steps_per_epoch=steps,
         starts_trained=starts_trained(config.model),
-        build_network=lambda: backbones.build(config.model, len(data.classes), data.format.size),
+        build_network=lambda: backbones.build(config.model, len(data.classes), data.format.size, data.classes),
         read_network=partial(_read_network, config.model, data),
         classes=tuple(data.classes),
         sharded=sharded.wanted(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from augury.backbones import features_and_logits, forward
+from augury.backbones.passes import features_and_logits, forward, logits_of
 from augury.batch import Batch
 from augury.composition import Composition
 
@@ -21,8 +23,9 @@ class Step(nn.Module):
         self.network = network
         self.methods = methods
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        # The function is compiled, not the network, whose weights keep their names.
-        self._plain = torch.compile(features_and_logits) if compiled else features_and_logits
+        # The function is compiled, not the network, whose weights keep their names; and the pass alone, not what
+        # catches the features around it, which is no part of any graph.
+        self._plain = partial(features_and_logits, call=torch.compile(logits_of)) if compiled else features_and_logits
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, and the logits M x C (detached) for whoever measures."""
