@@ -17,6 +17,8 @@ from typing import Any
 import augury
 from augury import hookspecs
 from augury.experiment.table import Comparison, Row
+from augury.inference.export import Export
+from augury.inference.predict import Prediction
 from augury.measures import Measures
 from augury.training.rehearsal import Rehearsal
 from augury.training.result import Costs
@@ -51,13 +53,14 @@ PYTHON = """# In Python
 Written from docstrings by `make docs`; a test keeps it so. Do not edit it by hand. `import augury` costs nothing: each
 of these is imported on first use.
 
-Runs, comparisons and evaluations are the commands of the same names, with typed results. A composition is what a loop
+Runs, comparisons, evaluations, predictions and exports are the commands of the same names, with typed results. A composition is what a loop
 of one's own works with: [own-loop.md](own-loop.md), [lightning.md](lightning.md). What a method's hooks are given is in
 [hooks.md](hooks.md). Settings are those of [settings.md](settings.md).
 """
 CALLS = {
     "Runs": (augury.train, augury.resume, augury.rehearse, augury.Result, Costs, Measures, Rehearsal),
     "Comparisons and evaluations": (augury.compare, Comparison, Row, augury.evaluate),
+    "A trained network": (augury.load_classifier, augury.Classifier, augury.predict, Prediction, augury.export, Export),
     "A loop of one's own": (augury.compose, augury.Composition, augury.forward, augury.Host),
     "Which methods may run": (augury.Register,),
     "Errors": (augury.AuguryError, augury.UsageError, augury.MethodError, augury.Interrupted),
