@@ -73,6 +73,7 @@ def test_refusals_are_one_line(run: Path, capsys: pytest.CaptureFixture[str], mo
     told = "runs/first/export/model.safetensors is there already. Move it elsewhere, or give another folder with "
     assert (code, out, err) == (2, "", told + "--output.\n")
     assert augury(capsys, "export", str(run), "--format", "gguf")[0] == 2
+    assert "\x1b" not in augury(capsys, "export", str(run), "--output", "red\x1b[31m")[1]
     code, _, err = augury(capsys, "export", "nowhere")
     assert code == 2
     assert len(err.splitlines()) == 1

@@ -24,7 +24,7 @@ from augury_cli.main import main
 
 class _Stub:
     classes = ("cat", "dog", "bird, grey")
-    notes = ("runs/x is not finished: these are its best weights so far.",)
+    notes = ("runs/x\x1b[31m is not finished: these are its best weights so far.",)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,10 @@ def test_a_table(photos: Path, capsys: pytest.CaptureFixture[str], network: list
         ["photos/c d.png", "bird, grey", "75.0%", "cat 18.8%, dog 6.2%"],
     ]
     assert code == 1
-    assert err.splitlines() == [_Stub.notes[0], "1 of 3 images could not be read."]
+    assert err.splitlines() == [
+        "runs/x\\x1b[31m is not finished: these are its best weights so far.",
+        "1 of 3 images could not be read.",
+    ]
     assert network == [(Path("runs/x"), "best", "auto"), (3, 64)]
 
 
@@ -132,6 +135,14 @@ def test_names_that_are_no_text_are_told_as_they_are(
     with pytest.raises(SystemExit):
         main()
     assert name in capfdbinary.readouterr().out
+
+
+def test_a_named_image_that_may_not_be_read_does_not_keep_the_others(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    code, out, _ = augury(capsys, "predict", "runs/x", "photos/bad.png", "photos/a.png", "--format", "jsonl")
+    assert (code, len(out.splitlines())) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,8 @@ def test_on_the_meta_device_no_weights_are_read(tmp_path: Path) -> None:
         network = backbones.build(missing, 10, (3, 32, 32))
         pretrained = backbones.build(ModelConfig(name="resnet18", pretrained=True), 10, (3, 32, 32))
     assert {p.device.type for p in (*network.parameters(), *pretrained.parameters())} == {"meta"}
+
+
+def test_what_a_network_says_of_odd_images_ends_in_one_full_stop() -> None:
+    with pytest.raises(UsageError, match=r"divisible by patch size \(16\)\. Choose another model"):
+        backbones.inspect_model(ModelConfig(name="test_vit"), 3, (3, 33, 33))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.core.small_runs import small
 
 import augury
-from augury.backbones.weights import EXPORTED
+from augury.backbones.weights import EXPORTED, save_weights
 from augury.errors import UsageError
 from augury.evaluation.subject import load_subject
 from augury.inference.classifier import load_classifier
@@ -119,10 +119,11 @@ def test_files_that_cannot_be_read_are_marked_among_the_others(run: Path, photos
     good = [photos / "test/bus/0.png", photos / "test/car/1.jpg", photos / "test/tram/2.webp"]
     (tmp_path / "empty.png").touch()
     (tmp_path / "words.jpg").write_text("no image")
-    bad = [tmp_path / "empty.png", tmp_path / "words.jpg", tmp_path / "missing.png"]
-    places = [bad[0], good[0], bad[1], bad[2], good[1], good[2]]
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    bad = [tmp_path / name for name in ("empty.png", "words.jpg", "missing.png", f"{'x' * 300}.png", "loop.png")]
+    places = [bad[0], good[0], *bad[1:], good[1], good[2]]
     alone = {path: next(predict(classifier, [path])) for path in good}
-    for size in (1, 2, 5, 6, 100):
+    for size in (1, 2, 7, 8, 100):
         found = list(predict(classifier, places, batch_size=size))
         assert [row.file for row in found] == [str(path) for path in places]
         for place, row in zip(places, found, strict=True):
@@ -134,6 +135,8 @@ def test_files_that_cannot_be_read_are_marked_among_the_others(run: Path, photos
         "no image format that Pillow knows",
         "no image format that Pillow knows",
         "No such file or directory",
+        "File name too long",
+        "Too many levels of symbolic links",
     ]
 
 
@@ -153,8 +156,10 @@ def test_folders_are_searched_at_any_depth_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "c/loop").symlink_to(tmp_path)
+    for name in ("round", "round.png"):
+        (tmp_path / "c" / name).symlink_to(name)
     found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path])]
-    assert found == ["a.jpeg", "b/10.JPG", "b/2.png", "c/d/e.webp"]
+    assert found == ["a.jpeg", "b/10.JPG", "b/2.png", "c/d/e.webp", "c/round.png"]
     notes = tmp_path / "b/notes.txt"
     assert find_images([notes, tmp_path / "c/d", notes]) == [notes, tmp_path / "c/d/e.webp", notes]
     (tmp_path / "none").mkdir()
@@ -205,7 +210,7 @@ def test_an_unfinished_run_says_so(run: Path, tmp_path: Path) -> None:
     [
         ({"classes": None}, "does not say its classes, as weights"),
         ({"model": None, "mean": None}, "does not say its model and mean, as weights"),
-        ({"classes": "[1"}, "does not say its model and model_args and classes"),
+        ({"classes": "[1"}, "does not say its model, classes and preprocessing, as weights"),
         ({"test_kept_size": "20"}, "its image sizes, channels and normalisation do not fit each other"),
         ({"test_kept_size": "99999999"}, "its image sizes, channels and normalisation do not fit each other"),
         ({"test_input_size": "[3, 24, 25]"}, "its image sizes, channels and normalisation do not fit each other"),
@@ -232,16 +237,33 @@ def test_places_without_a_network_are_told(run: Path, tmp_path: Path) -> None:
     for place, told in (
         ("missing", "missing: no such file or folder. Give a run's folder"),
         ("empty", f"empty: neither run nor {EXPORTED}. Give a run's folder"),
-        ("words.txt", "words.txt: does not say its model"),
-        ("foreign.safetensors", "foreign.safetensors: does not say its model"),
+        ("words.txt", "words.txt: cannot be read ("),
+        ("foreign.safetensors", "foreign.safetensors: does not say its model, classes and preprocessing"),
+        ("x" * 300, "no such file or folder"),
     ):
         with pytest.raises(UsageError) as error:
             load_classifier(tmp_path / place, device="cpu")
         assert told in str(error.value)
     with pytest.raises(UsageError, match="weights must be one of best, last, got `first`"):
         load_classifier(run, "first", "cpu")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="--device must be one of auto, cpu, cuda, cuda:N, got `tpu`"):
-        load_classifier(run, device="tpu")
+    for name in ("tpu", "cuda:", "cuda:\u00b2", "cuda:01", "cpu:0"):
+        with pytest.raises(UsageError, match=f"--device must be one of auto, cpu, cuda, cuda:N, got `{name}`"):
+            load_classifier(run, device=name)
+
+
+def test_damaged_weights_are_told_apart_from_those_of_others(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    whole = (folder / "best.safetensors").read_bytes()
+    for content in (b"", whole[:1000], whole[:-1]):
+        (folder / "best.safetensors").write_bytes(content)
+        with pytest.raises(UsageError, match=r"best\.safetensors: cannot be read \(\w+\)"):
+            load_classifier(folder, device="cpu")
+
+
+def test_a_folder_of_other_things_is_not_searched_for_links(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(UsageError, match="neither run nor"):
+        load_classifier(tmp_path, device="cpu")
 
 
 def test_weights_that_give_no_numbers_are_told(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -250,7 +272,7 @@ def test_weights_that_give_no_numbers_are_told(run: Path, photos: Path, tmp_path
         said = file.metadata()
     weights = load_file(path)
     weights["fc.bias"][1] = float("nan")
-    save_file(weights, path, said)
+    save_weights(path, weights, said)
     with pytest.raises(UsageError, match=r"x\.safetensors: its network gives no numbers"):
         list(predict(load_classifier(path, device="cpu"), [photos / "test/bus/0.png"]))
 

@@ -177,6 +177,9 @@ def test_what_depends_on_the_image_size_is_resampled(tmp_path: Path) -> None:
     assert others == {"pos_embed"}
     assert "is resampled from 160 to 96 pixels" in told(place, ABC, (3, 96, 96), name="test_vit")
     assert "resampled" not in told(place, ABC, (3, 160, 160), name="test_vit")
+    assert "resampled" in told(place, ABC, (3, 96, 96), name="test_vit", kwargs={"dynamic_img_size": True})
+    silent = saved(tmp_path / "silent.safetensors", weights)
+    assert "is resampled to 96 pixels" in told(silent, ABC, (3, 96, 96), name="test_vit")
 
 
 def test_a_size_that_cannot_be_resampled_is_told(tmp_path: Path) -> None:
@@ -197,6 +200,26 @@ def test_a_first_convolution_for_other_channels_is_adapted_and_said(theirs: int,
     one = network.conv1[0].weight.detach().sum(1)
     torch.testing.assert_close(one, weights["conv1.0.weight"].sum(1))
     assert f"what sees the image first is adapted: from {theirs} channels to {ours}" in told(place, ABC, (ours, 32, 32))
+
+
+def test_a_stem_that_is_no_convolution_is_replaced_and_only_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, arguments = "naflexvit_base_patch16_gap", {"depth": 1, "embed_dim": 12, "num_heads": 1}
+    weights = weights_of(name, 3, **arguments)
+    place = saved(tmp_path / "w.safetensors", weights, classes=ABC)
+    network = started(place, ABC, (1, 32, 32), name=name, kwargs=arguments)
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, weights[key])}
+    assert changed == {"embeds.proj.weight"}
+    line = told(place, ABC, (1, 32, 32), name=name, kwargs=arguments)
+    assert "what sees the image first is replaced by a fresh one: from 3 channels to 1" in line
+    assert not caplog.records
+
+
+def test_a_stem_of_several_convolutions_is_told_of_once(tmp_path: Path) -> None:
+    weights = weights_of("mobileone_s0", 3)
+    line = told(saved(tmp_path / "w.safetensors", weights, classes=ABC), ABC, (1, 32, 32), name="mobileone_s0")
+    assert line.count("what sees the image first is adapted: from 3 channels to 1") == 1
 
 
 # What does not fit.
@@ -224,6 +247,16 @@ def test_all_but_the_classifier_must_fit(
         )
         assert str(error.value).endswith("data.image_size, or give other weights.")
         assert "\n" not in str(error.value)
+
+
+def test_missing_weights_are_told_where_timm_would_not_mind(tmp_path: Path) -> None:
+    weights = weights_of("dla46x_c", 3)
+    assert "is kept" in told(saved(tmp_path / "w.safetensors", weights, classes=ABC), ABC, name="dla46x_c")
+    del weights["level0.1.weight"]
+    place = saved(tmp_path / "less.safetensors", weights, classes=ABC)
+    for classes in (ABC, ["a", "b"]):
+        with pytest.raises(UsageError, match=r"not those of `dla46x_c`: `level0\.1\.weight` is missing\. "):
+            started(place, classes, name="dla46x_c")
 
 
 def test_a_run_of_another_network_is_told_before_training(run: Path) -> None:
@@ -266,7 +299,8 @@ def test_the_network_is_that_of_the_weights_where_none_is_named(tmp_path: Path) 
     assert (found.name, found.kwargs, found.init_from) == ("test_resnet", arguments, place)
     assert own(init_from=place, name="test_resnet").model.kwargs == arguments
     assert own(init_from=place, name="resnet18").model == ModelConfig(name="resnet18", init_from=place)
-    assert own(init_from=place, kwargs={}).model.kwargs == {}
+    assert own(init_from=place, kwargs={"drop_path_rate": 0.1}).model.kwargs == {**arguments, "drop_path_rate": 0.1}
+    assert own(init_from=place, kwargs={"drop_rate": 0.0}).model.kwargs == {"drop_rate": 0.0}
     assert own(name="resnet18").model.name == "resnet18"
     # What cannot be read, the plan tells.
     assert own(init_from=str(tmp_path / "gone")).model.name == ModelConfig().name

@@ -34,18 +34,19 @@ def export(
 
     augury export runs/first --format onnx --output first-onnx
     """
+    from augury.errors import one_line
     from augury.inference.export import export as write
 
     found = write(run, form.value, output=output, weights=weights)  # type: ignore[arg-type]  # it refuses others itself
     for note in found.notes:
-        typer.echo(note, err=True)
+        typer.echo(one_line(note), err=True)
     sizes = {path: path.stat().st_size for path in found.files}
     if as_json:
         files = [{"file": str(path), "bytes": size} for path, size in sizes.items()]
         print_json({"model": found.model, "files": files, "load": found.load, "notes": found.notes})
         return
     for path, size in sizes.items():
-        typer.echo(f"wrote {path} ({_size(size)})")
+        typer.echo(f"wrote {one_line(str(path))} ({_size(size)})")
     typer.echo(f"\nLoad it in Python:\n\n{found.load}")
 
 

@@ -31,7 +31,11 @@ def predict(
     network: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run folder, or what `augury export --format safetensors` wrote.")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Image files, and folders of them.")],
+    images: Annotated[
+        list[Path],
+        # Those that may not be read are marked as all others are.
+        typer.Argument(metavar="IMAGE|DIR...", help="Image files, and folders of them.", readable=False),
+    ],
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Tell so many classes of each image.")] = 3,
     form: Annotated[
         Format, typer.Option("--format", help="A table, an object a line as they come, or rows with commas.")
@@ -46,6 +50,7 @@ def predict(
 
     augury predict runs/first photos --top 5 --format csv > predictions.csv
     """
+    from augury.errors import one_line
     from augury.inference.classifier import load_classifier
     from augury.inference.predict import find_images
     from augury.inference.predict import predict as ask
@@ -53,7 +58,7 @@ def predict(
     files = find_images(images)
     classifier = load_classifier(network, weights, device)  # type: ignore[arg-type]  # it refuses other weights itself
     for note in classifier.notes:
-        typer.echo(note, err=True)
+        typer.echo(one_line(note), err=True)
     top = min(top, len(classifier.classes))
     found = ask(classifier, files, top=top, batch_size=batch_size)
     unread = {Format.TABLE: _table, Format.JSONL: _json_lines, Format.CSV: _csv}[form](found, len(files), top)

@@ -128,11 +128,13 @@ def start_notes(
         return []
     found = starting.find(config)
     make = partial(timm.create_model, config.name, num_classes=num_classes, **_arguments(config, image_size))
-    fitted, _ = starting.fitted_to(found, config, make, cfg, image_size[0], num_classes, classes)
+    fitted, own = starting.fitted_to(found, config, make, cfg, image_size[0], num_classes, classes)
     told = list(fitted.told)
     size = found.said.input_size
-    if size is not None and size[1:] != image_size[1:] and fixed_size(config):
-        told.append(f"what in it depends on the image size is resampled from {size[1]} to {image_size[1]} pixels")
+    resized = any(name in own and own[name].shape != tensor.shape for name, tensor in fitted.whole.items())
+    if resized and (size is None or size[1:] != image_size[1:]):
+        start = f" from {size[1]}" if size is not None else ""
+        told.append(f"what in it depends on the image size is resampled{start} to {image_size[1]} pixels")
     of = f", those of a `{found.said.model[:80]}`" if found.said.model else ""
     return [f"starts from the weights in {found.path}{of}: {'; '.join(told)}."]
 
@@ -237,7 +239,7 @@ def _try(
         told = ", ".join(f"{key}={value}" for key, value in config.kwargs.items())
         what, way_out = (told, "Leave them out of model.kwargs") if told else (_images(image_size), _OTHER)
         raise UsageError(
-            f"model `{config.name}` does not work with {what}: {one_line(str(error))}. {way_out}."
+            f"model `{config.name}` does not work with {what}: {one_line(str(error)).rstrip('.')}. {way_out}."
         ) from None
     finally:
         handle.remove()

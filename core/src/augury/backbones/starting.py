@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from augury.backbones.trained import locate, misfit, other_model, short
+from augury.backbones.trained import locate, misfit, other_model, quietly, short
 from augury.backbones.weights import Description, describe, read_weights
 from augury.config import ModelConfig, RunConfig
 from augury.errors import UsageError
@@ -128,7 +128,9 @@ def fit(
             whole[name] = other
             # Of what is no convolution, timm makes a fresh one.
             how = "adapted" if one.ndim == 4 else "replaced by a fresh one"
-            told.append(f"what sees the image first is {how}: from {theirs} channels to {channels}")
+            line = f"what sees the image first is {how}: from {theirs} channels to {channels}"
+            # Several branches may see it.
+            told += [line] if line not in told else []
     if "input_size" not in changes:
         changes["input_size"] = (channels, *cfg.get("input_size", (3, 224, 224))[1:])
     return Fitted(weights, fresh, whole, changes, told)
@@ -184,13 +186,28 @@ def fitted_to(
         own = make().state_dict()
         fitted = fit(found, cfg, own, channels, num_classes, classes)
         try:
-            make(pretrained=True, pretrained_cfg_overlay=fitted.trial(num_classes))
+            with quietly():
+                make(pretrained=True, pretrained_cfg_overlay=fitted.trial(num_classes))
+                # Names may differ where timm translates them, or where it looks at none, as for DLA.
+                if any(name not in fitted.whole for name in own) and _takes_anything(make, fitted, num_classes):
+                    raise ValueError("some are missing")
         except NotImplementedError:
             # Not all that timm does to weights has a meta form.
             pass
         except Exception as error:
             raise _refusal(config, fitted, own, error) from None
     return fitted, own
+
+
+def _takes_anything(make: Callable[..., nn.Module], fitted: Fitted, num_classes: int) -> bool:
+    """Whether timm loads weights into this network that have no place in it."""
+    trial = fitted.trial(num_classes)
+    trial["state_dict"]["of.no.network"] = torch.zeros(1)
+    try:
+        make(pretrained=True, pretrained_cfg_overlay=trial)
+    except Exception:  # whatever timm raises: it looks at them
+        return False
+    return True
 
 
 def started(
@@ -218,7 +235,8 @@ def started(
     """
     fitted, own = fitted_to(found, config, make, cfg, channels, num_classes, classes)
     try:
-        return make(pretrained=True, pretrained_cfg_overlay=fitted.overlay(num_classes))
+        with quietly():
+            return make(pretrained=True, pretrained_cfg_overlay=fitted.overlay(num_classes))
     except Exception as error:
         raise _refusal(config, fitted, own, error) from None
 
@@ -258,8 +276,8 @@ def with_own_network(config: RunConfig) -> RunConfig:
     given, changes = model.model_fields_set, dict[str, Any]()
     if said.model is not None and "name" not in given:
         changes["name"] = said.model
-    if said.model == changes.get("name", model.name) and said.model_args and "kwargs" not in given:
-        changes["kwargs"] = said.model_args
+    if said.model == changes.get("name", model.name) and said.model_args:
+        changes["kwargs"] = {**said.model_args, **model.kwargs}
     if why := oddity(changes):
         raise UsageError(f"{path}: what it says of its network {why}. Give other weights.")
     refuse_other_weights(changes.get("kwargs", {}), f"{path}: `model_args`")

@@ -106,14 +106,17 @@ def short(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the download's own word on each of its tries: what came of them is told in one line."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Without the download's own word on each of its tries, and timm's on what it adapts: what came of it is told in
+    one line."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm.models._builder")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def explain(config: ModelConfig, error: Exception) -> str:

@@ -1,16 +1,20 @@
-"""Files of weights: how they are read, and what one that augury wrote says of its network."""
+"""Files of weights: how they are written and read, and what one that augury wrote says of its network."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, Json
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from augury.config import Count, Positive
 from augury.errors import UsageError
+from augury.files import replacing
 
 BEST = "best.safetensors"
 """A run's best weights, in its folder."""
@@ -31,6 +35,7 @@ class Description(BaseModel):
         crop_pct: what part of that square training images keep, as timm's data config has it.
         interpolation: how images are resized.
         mean, std: of each channel on the scale of [0, 1].
+        weights: whether they are a moving average of those that were trained.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -45,15 +50,24 @@ class Description(BaseModel):
     interpolation: Literal["bilinear", "bicubic"] | None = None
     mean: Json[list[float]] | None = None
     std: Json[list[Positive]] | None = None
+    weights: Literal["raw", "ema"] | None = None
 
 
 def describe(path: Path) -> Description:
     """What a file says of its network; nothing where it is no safetensors, or says what cannot be."""
     try:
-        with safe_open(str(path), "pt") as file:
-            return Description.model_validate(file.metadata() or {})
-    except (OSError, ValueError, SafetensorError):
+        return Description.model_validate(_metadata(path))
+    except ValueError:
         return Description()
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Of a file of safetensors; empty for any other."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def read_weights(path: Path, subject: str) -> dict[str, Tensor]:
@@ -64,7 +78,7 @@ def read_weights(path: Path, subject: str) -> dict[str, Tensor]:
         subject: what an error begins with.
 
     Raises:
-        UsageError: the file cannot be read, or holds other things.
+        UsageError: the file cannot be read, is damaged, or holds other things.
     """
     from timm.models import load_state_dict
 
@@ -75,8 +89,50 @@ def read_weights(path: Path, subject: str) -> dict[str, Tensor]:
         weights = load_state_dict(str(path), device="cpu", weights_only=True)
         if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()):
             raise ValueError("it holds other things than weights")
-        return weights
+        content = _metadata(path).get("content")
+        damaged = content is not None and content != _content(weights)
     except Exception as error:
         raise UsageError(
             f"{subject}: cannot be read ({type(error).__name__}). Give a file of safetensors or a timm checkpoint."
         ) from None
+    if damaged:
+        raise UsageError(
+            f"{subject}: damaged: its weights are not those of which its metadata have the digest, `content`. Bring a "
+            "copy back, or train it anew."
+        )
+    return weights
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors, which `timm.create_model(..., checkpoint_path=path)` loads where they are a
+    network's; `content` of the metadata is a digest of them."""
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with replacing(path) as partial:
+        save_file(here, partial, metadata | {"content": _content(here)})
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file that `save_weights` wrote, and its metadata.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            said = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if said.pop("content", "") != _content(found):
+        raise ValueError("its content is not what was written")
+    return found, said
+
+
+def _content(tensors: dict[str, Tensor]) -> str:
+    found: Any = hashlib.blake2b(digest_size=8)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return found.hexdigest()

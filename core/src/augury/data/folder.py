@@ -158,7 +158,7 @@ def _unused(root: Path, folders: dict[str, str]) -> list[str]:
 
 def _subfolders(root: Path) -> list[str]:
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
 
 
 def _files(root: Path, folder: str, classes: Sequence[str]) -> tuple[Files, Labels]:
@@ -203,11 +203,19 @@ def _walk(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> list[t
             if entry.name.startswith("."):
                 continue
             path = f"{folder}{os.sep}{entry.name}"
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.is_dir():
+            if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not _is_folder(entry):
                 found.append((path, *_stamp(entry)))
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 found += _walk(root, path, (*above, here))
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link in a circle; opening it will say so.
+        return False
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from augury import backbones
 from augury.backbones import trained
-from augury.backbones.weights import BEST, EXPORTED, Description, describe
+from augury.backbones.weights import BEST, EXPORTED, Description, describe, read_weights
 from augury.config import ModelConfig
 from augury.data.geometry import centre_square, centre_start
 from augury.data.view import MOST, ImageFormat, pixels_of
@@ -23,6 +26,7 @@ from augury.training.result import RESULT
 
 Weights = Literal["best", "last"]
 _NEEDED = ("model", "model_args", "classes", "test_input_size", "test_kept_size", "interpolation", "mean", "std")
+"""What a file must say of its network."""
 
 
 @dataclass
@@ -100,18 +104,30 @@ def load_classifier(place: Path | str, weights: Weights = "best", device: str = 
     """
     there = choose_device(device)
     path, notes = find_weights(Path(place).expanduser(), weights)
-    said = describe(path)
+    held, said = read_weights(path, str(path)), describe(path)
     if missing := [key for key in _NEEDED if getattr(said, key) is None]:
+        what = " and ".join(missing) if len(missing) < len(_NEEDED) else "model, classes and preprocessing"
         raise UsageError(
-            f"{path}: does not say its {' and '.join(missing)}, as weights of augury do. "
+            f"{path}: does not say its {what}, as weights of augury do. "
             "Give a run folder, or what `augury export --format safetensors` wrote."
         )
     form = _format(path, said)
     model, arguments, classes = str(said.model), dict(said.model_args or {}), list(said.classes or [])
+    # Built for the images of its training: what is fixed in size allows no other for testing.
+    make = partial(
+        backbones.build, ModelConfig(name=model, kwargs=arguments), len(classes), said.input_size or form.size
+    )
     with torch.random.fork_rng(devices=[]):
-        # Built for the images of its training: what is fixed in size allows no other for testing.
-        network = backbones.build(ModelConfig(name=model, kwargs=arguments), len(classes), said.input_size or form.size)
-    trained.load_own(network, str(path), model, classes, {})
+        # Without memory first: a file from anywhere may name a network far larger than what it holds.
+        with torch.device("meta"):
+            fault = trained.misfit(held, make().state_dict())
+        if fault:
+            raise UsageError(
+                f"{path}: its weights are not those of a `{model}` of {len(classes)} classes: {fault}. "
+                "Give a run folder, or what `augury export --format safetensors` wrote."
+            )
+        network = make()
+    network.load_state_dict(held)
     network.to(there).eval().requires_grad_(False)
     return Classifier(path, model, arguments, network, classes, form, there, notes)
 
@@ -128,17 +144,30 @@ def find_weights(place: Path, weights: Weights = "best") -> tuple[Path, list[str
     """
     if weights not in get_args(Weights):
         raise UsageError(f"weights must be one of {', '.join(get_args(Weights))}, got `{weights}`.")
-    if not place.is_dir():
-        if not place.is_file():
+    # Unlike pathlib's own, these take what cannot be looked at for what is not there.
+    if not os.path.isdir(place):
+        if not os.path.isfile(place):
             raise UsageError(f"{place}: no such file or folder. Give a run's folder, or what `augury export` wrote.")
+        if place.suffix == ".onnx":
+            raise UsageError(
+                f"{place}: is ONNX, which onnxruntime runs. Give its run's folder, or what `augury export` writes "
+                "without --format."
+            )
+        _refuse_last(place, weights)
         return place, []
-    if (place / EXPORTED).is_file() and not (place / DATA).exists():
+    if os.path.isfile(place / EXPORTED) and not os.path.exists(place / DATA):
+        _refuse_last(place, weights)
         return place / EXPORTED, []
-    refuse_ways_out(place)
-    if not (place / DATA).is_file():
+    if not os.path.isfile(place / DATA):
         raise UsageError(f"{place}: neither run nor {EXPORTED}. Give a run's folder, or what `augury export` wrote.")
+    refuse_ways_out(place)
     path, finished = run_weights(place, weights)
     return path, [] if finished else [f"{place} is not finished: these are its best weights so far."]
+
+
+def _refuse_last(place: Path, weights: Weights) -> None:
+    if weights == "last":
+        raise UsageError(f"{place}: has one set of weights. Leave out --weights, or give a run's folder.")
 
 
 def run_weights(folder: Path, weights: Weights) -> tuple[Path, bool]:
@@ -167,10 +196,10 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    known = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]{0,8}))?", name)
+    if known is None:
         raise UsageError(f"--device must be one of auto, cpu, cuda, cuda:N, got `{name}`.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} GPU(s) here. Use --device auto.")
     return torch.device(name)
 

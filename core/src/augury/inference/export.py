@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from safetensors.torch import save_file
 from timm.models import model_entrypoint
 
 from augury import __version__
-from augury.backbones.weights import EXPORTED, describe
+from augury.backbones.weights import EXPORTED, describe, save_weights
 from augury.data.view import crop_share
 from augury.errors import UsageError
 from augury.files import replacing, writing
@@ -143,12 +142,10 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def _write_safetensors(path: Path, config: Path, classifier: Classifier) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in classifier.network.state_dict().items()}
-    with replacing(path) as partial:
+    with replacing(config) as partial:
+        _write_config(partial, classifier)
         # Tensors as torch has them: transformers, for one, asks for that.
-        save_file(weights, partial, _metadata(classifier) | {"format": "pt"})
-        with replacing(config) as partial_config:
-            _write_config(partial_config, classifier)
+        save_weights(path, classifier.network.state_dict(), _metadata(classifier) | {"format": "pt"})
 
 
 def _write_config(path: Path, classifier: Classifier) -> None:

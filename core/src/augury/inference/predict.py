@@ -51,7 +51,8 @@ def find_images(places: Iterable[Path | str]) -> list[Path]:
     """
     found: list[Path] = []
     for place in map(Path, places):
-        if not place.is_dir():
+        # A name that is too long, or in a folder that may not be looked into, is marked when it is read.
+        if not os.path.isdir(place):
             found.append(place)
             continue
         try:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from augury.backbones.weights import load_weights
 from augury.errors import AuguryError, UsageError
 from augury.files import folder_inside, folder_to_disk, replacing, writing
 
@@ -130,47 +129,12 @@ def load_checkpoint(folder: Path, tell: Callable[[str], None] = lambda line: Non
     return state
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors, which `timm.create_model(..., checkpoint_path=path)` loads where they are a
-    network's; `content` of the metadata is a digest of them."""
-    here = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with replacing(path) as partial:
-        save_file(here, partial, metadata | {"content": _content(here)})
-
-
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file that `save_weights` wrote, and its metadata.
-
-    Raises:
-        OSError: there is none.
-        ValueError: it is damaged.
-    """
-    try:
-        with safe_open(str(path), "pt") as file:
-            said = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
-    if said.pop("content", "") != _content(found):
-        raise ValueError("its content is not what was written")
-    return found, said
-
-
 def weights_epoch(path: Path) -> int | None:
     """The epoch after which a run wrote these weights; None where the file is missing, damaged or does not say."""
     try:
         return int(load_weights(path)[1]["epoch"])
     except (OSError, LookupError, ValueError):
         return None
-
-
-def _content(tensors: dict[str, Tensor]) -> str:
-    found = _hash()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
-    return found.hexdigest()
 
 
 def _step(path: Path) -> int:

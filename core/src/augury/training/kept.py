@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from augury.backbones.weights import load_weights, save_weights
 from augury.distributed import Ranks
 from augury.errors import UsageError
 from augury.files import folder_inside
-from augury.training.checkpoint import checkpoints, load_checkpoint, load_weights, save_checkpoint, save_weights
+from augury.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 
 FOLDER = "stages"
 

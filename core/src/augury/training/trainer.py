@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from augury.backbones.weights import load_weights, save_weights
 from augury.config import RunConfig, load_config, save_config
 from augury.data.subset import keep_subset, own_subset
 from augury.data.view import DataSet
@@ -25,7 +26,7 @@ from augury.outside import refuse_ways_out
 from augury.randomness import derive
 from augury.registry import Register
 from augury.training.built import Built
-from augury.training.checkpoint import checkpoints, load_weights, save_checkpoint, save_weights, weights_epoch
+from augury.training.checkpoint import checkpoints, save_checkpoint, weights_epoch
 from augury.training.costs import Spent, forget_peak, peak_bytes
 from augury.training.environment import (
     ENVIRONMENT,
