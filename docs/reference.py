@@ -53,9 +53,9 @@ PYTHON = """# In Python
 Written from docstrings by `make docs`; a test keeps it so. Do not edit it by hand. `import augury` costs nothing: each
 of these is imported on first use.
 
-Runs, comparisons, evaluations, predictions and exports are the commands of the same names, with typed results. A composition is what a loop
-of one's own works with: [own-loop.md](own-loop.md), [lightning.md](lightning.md). What a method's hooks are given is in
-[hooks.md](hooks.md). Settings are those of [settings.md](settings.md).
+Runs, comparisons, evaluations, predictions and exports are the commands of the same names, with typed results. A
+composition is what a loop of one's own works with: [own-loop.md](own-loop.md), [lightning.md](lightning.md). What a
+method's hooks are given is in [hooks.md](hooks.md). Settings are those of [settings.md](settings.md).
 """
 CALLS = {
     "Runs": (augury.train, augury.resume, augury.rehearse, augury.Result, Costs, Measures, Rehearsal),

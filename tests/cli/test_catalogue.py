@@ -145,7 +145,7 @@ def test_backbones_filtered(augury: Commands, filters: list[str], names: list[st
     [
         (["--max-params", "30X"], "--max-params must be a number of parameters above 0, .* got '30X'. Write 30M, "),
         (["--max-params", "100"], "--max-params 100 leaves none of 3 models. The smallest is two, 500 parameters."),
-        (["wide*", "--linear-head"], "--linear-head leaves none of 1 model. They end in Conv2d. "),
+        (["wide*", "--linear-head"], "--linear-head leaves none of 1 model. They have a classifier that is a Conv2d. "),
         (["wide*", "--for", "dcutmix,isda"], "--for dcutmix,isda leaves none of 1 model. "),
         (["--for", "idsa"], "unknown method `idsa`. .* Did you mean `isda`"),
         (["--for", ""], "unknown method ``"),

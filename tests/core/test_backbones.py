@@ -108,6 +108,13 @@ def test_weights_of_another_model_are_told_in_one_line(tmp_path: Path) -> None:
 # Downloads.
 
 
+def test_weights_that_are_named_and_not_asked_for_are_said_to_be_left() -> None:
+    (note,) = backbones.start_notes(ModelConfig(name="resnet18.a1_in1k"), 10, SIZE)
+    assert note == "starts from fresh weights: `a1_in1k` of `resnet18` is downloaded with --pretrained alone."
+    assert backbones.start_notes(ModelConfig(name="resnet18"), 10, SIZE) == []
+    assert backbones.start_notes(ModelConfig(name="resnet18.a1_in1k", pretrained=True), 10, SIZE) == []
+
+
 def test_pretrained_weights_that_cannot_be_had_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise urllib.error.URLError("no network\nat all")

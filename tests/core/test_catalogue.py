@@ -267,10 +267,10 @@ def test_filters() -> None:
         ({"max_params": 499}, "--max-params 499 leaves none of 5 models. The smallest is two, 500 parameters."),
         (
             {"max_params": 800, "linear_head": True},
-            "--linear-head leaves none of 2 models. They end in Linear and Linear, no classifier. "
+            "--linear-head leaves none of 2 models. They have 2 classifiers, no classifier. "
             "Widen the pattern, or leave the filter out.",
         ),
-        ({"max_params": 600, "methods": {"a": True, "b": False}}, "--for a,b leaves none of 1 model. They end in "),
+        ({"max_params": 600, "methods": {"a": True, "b": False}}, "--for a,b leaves none of 1 model. They have "),
     ],
 )
 def test_the_filter_that_leaves_none_is_told(filters: dict[str, Any], told: str) -> None:

@@ -16,15 +16,14 @@ import pytest
 import torch
 from tests.core.small_runs import assert_same_run, interrupted, small
 
+from augury.backbones.weights import load_weights, save_weights
 from augury.config import RunConfig
 from augury.errors import AuguryError, UsageError
 from augury.training import checkpoint
 from augury.training.checkpoint import (
     checkpoints,
     load_checkpoint,
-    load_weights,
     save_checkpoint,
-    save_weights,
     weights_epoch,
 )
 from augury.training.plan import make_plan

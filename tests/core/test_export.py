@@ -186,6 +186,8 @@ def test_the_metadata_say_what_the_network_is(weights: Path, tmp_path: Path) -> 
         said = file.metadata()
     assert said.pop("format") == "pt"
     assert said.pop("augury_version")
+    assert said.pop("weights") == "raw"
+    assert said.pop("content"), "a digest: damage is found"
     assert said.pop("model") == SMALL[0]
     assert said.pop("interpolation") == "bilinear"
     assert {key: json.loads(value) for key, value in said.items()} == {

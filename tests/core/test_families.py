@@ -138,7 +138,9 @@ def test_plan_after_plan_asks_a_network_once(monkeypatch: pytest.MonkeyPatch) ->
     facts = backbones.inspect_model(config, 3, (3, 16, 16))
     built: list[str] = []
     build = backbones.build
-    monkeypatch.setattr(backbones, "build", lambda model, *rest: built.append(model.name) or build(model, *rest))
+    monkeypatch.setattr(
+        "augury.backbones.inspecting.build", lambda model, *rest: built.append(model.name) or build(model, *rest)
+    )
     assert backbones.inspect_model(config.model_copy(), 3, (3, 16, 16)) is facts
     assert built == []
     assert backbones.inspect_model(config, 4, (3, 16, 16)).classifier.out_features == 4

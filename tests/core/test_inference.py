@@ -277,6 +277,36 @@ def test_weights_that_give_no_numbers_are_told(run: Path, photos: Path, tmp_path
         list(predict(load_classifier(path, device="cpu"), [photos / "test/bus/0.png"]))
 
 
+def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    content = bytearray((run / "best.safetensors").read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"x\.safetensors: damaged: .* Bring a copy back"):
+        load_classifier(path, device="cpu")
+
+
+def test_a_network_larger_than_its_file_is_refused_before_it_takes_memory(run: Path, tmp_path: Path) -> None:
+    path = changed(run, tmp_path / "x.safetensors", model="vit_giant_patch14_224", model_args="{}")
+    with pytest.raises(
+        UsageError, match="are not those of a `vit_giant_patch14_224` of 3 classes: `cls_token` is miss"
+    ):
+        load_classifier(path, device="cpu")
+
+
+def test_what_has_one_set_of_weights_has_no_last_one(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "best.safetensors", tmp_path / EXPORTED)
+    for place in (run / "best.safetensors", tmp_path):
+        with pytest.raises(UsageError, match="has one set of weights. Leave out --weights, or give a run's folder"):
+            load_classifier(place, "last", "cpu")
+
+
+def test_onnx_is_told_to_be_onnx(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(UsageError, match="is ONNX, which onnxruntime runs. Give its run's folder"):
+        load_classifier(tmp_path / "model.onnx", device="cpu")
+
+
 def test_what_a_run_says_is_whole(run: Path) -> None:
     with safe_open(str(run / "best.safetensors"), "pt") as file:
         said = file.metadata()

@@ -18,9 +18,11 @@ from safetensors.torch import save
 from tests.fuzz.hostile import answer, cases, damaged, encoded, files, numbers, texts, values
 
 from augury import backbones
-from augury.backbones import starting, trained
+from augury.backbones import starting
+from augury.backbones.trained import trained_network
 from augury.config import ModelConfig, RunConfig, read_config
 from augury.distributed import Ranks
+from augury.inference.classifier import load_classifier
 from augury.training.checkpoint import load_checkpoint
 from augury.training.kept import Kept
 from augury.training.trainer import resume
@@ -178,7 +180,10 @@ def test_weights_are_read_or_refused(tmp_path: Path, content: bytes, name: str) 
     config = answer(lambda: starting.with_own_network(read_config({"model": {"init_from": str(path)}})))
     if isinstance(config, RunConfig):
         answer(lambda: backbones.start_notes(config.model, 10, (1, 8, 8), CLASSES))
-    answer(lambda: trained.load_own(network(), str(path), "test_resnet", CLASSES, {"mean": (0.5,), "std": (0.5,)}))
+    normalisation = {"mean": (0.5,), "std": (0.5,)}
+    small = ModelConfig(name="test_resnet")
+    answer(lambda: trained_network(small, (1, 8, 8), CLASSES, str(path), normalisation))
+    answer(lambda: load_classifier(path, device="cpu"))
     answer(lambda: backbones.build(ModelConfig(name="test_resnet", init_from=str(path)), 10, (1, 8, 8), CLASSES))
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from augury.backbones.trained import locate, misfit, other_model, quietly, short
-from augury.backbones.weights import Description, describe, read_weights
+from augury.backbones.downloads import quietly
+from augury.backbones.weights import Description, describe, locate, misfit, other_model, read_weights, short
 from augury.config import ModelConfig, RunConfig
 from augury.errors import UsageError
 from augury.outside import oddity

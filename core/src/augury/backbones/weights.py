@@ -1,8 +1,12 @@
-"""Files of weights: how they are written and read, and what one that augury wrote says of its network."""
+"""Files of weights: where they are, how they are written and read, what one that augury wrote says of its network, and
+whether it fits another."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,6 +57,34 @@ class Description(BaseModel):
     weights: Literal["raw", "ema"] | None = None
 
 
+def in_folder(folder: Path, name: str = BEST) -> Path | None:
+    """The file of weights of a run's folder, which has one of that name, or of an exported one; None where there is
+    neither."""
+    return next((folder / known for known in (name, EXPORTED) if (folder / known).is_file()), None)
+
+
+def locate(place: str, subject: str) -> Path:
+    """The file of weights that a place stands for.
+
+    Args:
+        place: a run folder, whose best weights are meant, an exported folder, or a file.
+        subject: what an error begins with.
+
+    Raises:
+        UsageError: the folder has none. That there is such a file, is found when it is read.
+    """
+    path = Path(os.path.expanduser(place))
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            found = in_folder(path)
+            if found is None:
+                raise UsageError(
+                    f"{subject} has no {BEST}, which a run writes at the end of an epoch. Give another run, or a file."
+                )
+            return found
+    return path
+
+
 def describe(path: Path) -> Description:
     """What a file says of its network; nothing where it is no safetensors, or says what cannot be."""
     try:
@@ -83,7 +115,10 @@ def read_weights(path: Path, subject: str) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     if not path.is_file():
-        raise UsageError(f"{subject}: no such file. Give one of safetensors or a timm checkpoint.")
+        raise UsageError(
+            f"{subject}: no such file or folder. Give a run's folder, an exported one, or a file: safetensors, or a "
+            "timm checkpoint."
+        )
     try:
         # A checkpoint is a pickle, and may hold anything: nothing in it is carried out.
         weights = load_state_dict(str(path), device="cpu", weights_only=True)
@@ -136,3 +171,30 @@ def _content(tensors: dict[str, Tensor]) -> str:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
     return found.hexdigest()
+
+
+def other_model(said: Description, model: str) -> str | None:
+    """Why the network of a file is not the one named; None where it is, or where the file says nothing. The weights
+    that timm has for a network, behind the dot of its name, make it no other one."""
+    if said.model is None or said.model.partition(".")[0] == model.partition(".")[0]:
+        return None
+    return f"holds a `{said.model[:80]}`, and this run trains a `{model}`"
+
+
+def misfit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The first tensor in which weights are not those of a network, and how many more there are; nothing where they
+    are."""
+    faults = [f"`{name}` is missing" for name in own if name not in weights]
+    faults += [f"`{name}` has no place" for name in weights if name not in own]
+    faults += [
+        f"`{name}` has the shape {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return faults[0] + more if faults else ""
+
+
+def short(names: Sequence[str]) -> str:
+    """The first of some names."""
+    return ", ".join(name[:40] for name in names[:3]) + (", ..." if len(names) > 3 else "")

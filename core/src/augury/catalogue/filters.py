@@ -99,10 +99,16 @@ def _filters(
 def _way_out(option: str, left: Sequence[Backbone]) -> str:
     sizes = {backbone.name: backbone.size for backbone in left if backbone.size is not None}
     if not option.startswith("--max-params"):
-        kinds = sorted({" and ".join(size.classifiers) or "no classifier" for size in sizes.values()})
-        return f"They end in {', '.join(kinds)}. Widen the pattern, or leave the filter out."
+        kinds = sorted({_heads(size.classifiers) for size in sizes.values()})
+        return f"They have {', '.join(kinds)}. Widen the pattern, or leave the filter out."
     count, name = min((size.parameters, name) for name, size in sizes.items())
     return f"The smallest is {name}, {count:,} parameters."
+
+
+def _heads(classifiers: Sequence[str]) -> str:
+    if len(classifiers) > 1:
+        return f"{len(classifiers)} classifiers"
+    return f"a classifier that is a {classifiers[0]}" if classifiers else "no classifier"
 
 
 def _models(count: int) -> str:

@@ -11,8 +11,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from augury import backbones
-from augury.backbones import trained
+from augury.backbones.trained import trained_network
 from augury.config import RunConfig, load_config
 from augury.data.datasets import open_dataset
 from augury.data.geometry import centre_start
@@ -214,10 +213,9 @@ def _load(
         has = " and ".join(key for key in get_args(SplitName) if getattr(data.splits, key) is not None)
         raise UsageError(f"{folder}: its data have no {wanted} split. Set it with --split; there are {has}.")
     form = data.format
-    with torch.random.fork_rng(devices=[]):
-        # Built for the images of its training: what is fixed in size allows no other for testing.
-        network = backbones.build(backbones.untrained(config.model), len(before.classes), before.format.size)
-    trained.load_own(network, str(file), config.model.name, before.classes, {"mean": form.mean, "std": form.std})
+    normalisation = {"mean": form.mean, "std": form.std}
+    # Built for the images of its training: what is fixed in size allows no other for testing.
+    network = trained_network(config.model, before.format.size, before.classes, str(file), normalisation)
     network.to(device).eval().requires_grad_(False)
     return Subject(
         name=name,

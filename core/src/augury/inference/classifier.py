@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -13,14 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from augury import backbones
-from augury.backbones import trained
-from augury.backbones.weights import BEST, EXPORTED, Description, describe, read_weights
+from augury.backbones.trained import with_weights
+from augury.backbones.weights import BEST, EXPORTED, Description, describe, in_folder, read_weights
 from augury.config import ModelConfig
 from augury.data.geometry import centre_square, centre_start
 from augury.data.view import MOST, ImageFormat, pixels_of
 from augury.errors import UsageError
-from augury.outside import refuse_ways_out
 from augury.training.facts import DATA
 from augury.training.result import RESULT
 
@@ -114,20 +111,8 @@ def load_classifier(place: Path | str, weights: Weights = "best", device: str = 
     form = _format(path, said)
     model, arguments, classes = str(said.model), dict(said.model_args or {}), list(said.classes or [])
     # Built for the images of its training: what is fixed in size allows no other for testing.
-    make = partial(
-        backbones.build, ModelConfig(name=model, kwargs=arguments), len(classes), said.input_size or form.size
-    )
-    with torch.random.fork_rng(devices=[]):
-        # Without memory first: a file from anywhere may name a network far larger than what it holds.
-        with torch.device("meta"):
-            fault = trained.misfit(held, make().state_dict())
-        if fault:
-            raise UsageError(
-                f"{path}: its weights are not those of a `{model}` of {len(classes)} classes: {fault}. "
-                "Give a run folder, or what `augury export --format safetensors` wrote."
-            )
-        network = make()
-    network.load_state_dict(held)
+    size = said.input_size or form.size
+    network = with_weights(ModelConfig(name=model, kwargs=arguments), size, classes, held, path)
     network.to(there).eval().requires_grad_(False)
     return Classifier(path, model, arguments, network, classes, form, there, notes)
 
@@ -155,12 +140,12 @@ def find_weights(place: Path, weights: Weights = "best") -> tuple[Path, list[str
             )
         _refuse_last(place, weights)
         return place, []
-    if os.path.isfile(place / EXPORTED) and not os.path.exists(place / DATA):
+    path = in_folder(place, f"{weights}.safetensors")
+    if path is not None and path.name == EXPORTED and not os.path.isfile(place / DATA):
         _refuse_last(place, weights)
-        return place / EXPORTED, []
-    if not os.path.isfile(place / DATA):
+        return path, []
+    if path is None and not os.path.isfile(place / DATA):
         raise UsageError(f"{place}: neither run nor {EXPORTED}. Give a run's folder, or what `augury export` wrote.")
-    refuse_ways_out(place)
     path, finished = run_weights(place, weights)
     return path, [] if finished else [f"{place} is not finished: these are its best weights so far."]
 

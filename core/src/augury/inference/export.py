@@ -113,6 +113,8 @@ def _folder(path: Path) -> Path:
         UsageError: what is written there would not stay there.
     """
     folder = path.parent if path.name == EXPORTED else path.parent / "export"
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a link to {os.readlink(folder)}. Remove it, or name a folder with --output.")
     if os.path.isdir(folder):
         refuse_ways_out(folder)
     return folder

@@ -16,7 +16,8 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from augury import backbones
-from augury.backbones import starting, trained
+from augury.backbones import starting
+from augury.backbones.trained import trained_network
 from augury.backbones.weights import BEST
 from augury.batch import PIPELINES
 from augury.choice import Chosen, check, choose, conflicts
@@ -215,12 +216,10 @@ def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Sp
 
 
 def _read_network(model: ModelConfig, data: DataSet, place: str) -> nn.Module:
-    """What `Spec.read_network` says; the draws of torch's generator stay as they were."""
+    """What `Spec.read_network` says."""
     form = data.format
-    with torch.random.fork_rng(devices=[]):
-        network = backbones.build(backbones.untrained(model), len(data.classes), form.size)
-    trained.load_own(network, place, model.name, data.classes, {"mean": form.mean, "std": form.std})
-    return network.eval()
+    wanted = {"mean": form.mean, "std": form.std}
+    return trained_network(model, form.size, data.classes, place, wanted).eval()
 
 
 def _transforms(config: RunConfig, data: DataSet, problems: list[str]) -> dict[str, list[Transform]]:
