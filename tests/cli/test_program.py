@@ -263,6 +263,7 @@ def test_a_finished_run_names_its_folder_as_it_is_given_now(
     assert (code, json.loads(out)["folder"]) == (0, "../run")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_with_its_network_and_its_input(capsys: pytest.CaptureFixture[str]) -> None:
     network = ["--model", "test_resnet", "--set", "model.kwargs={drop_rate=0.25}", "--set", "data.mean=[0.25]"]
     code, out, _ = augury(capsys, "run", *QUICK, *network, "-o", "run")

@@ -294,6 +294,7 @@ def test_what_a_kill_before_the_first_step_leaves_is_no_obstacle(tmp_path: Path)
     assert (place / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_equal_compute_gives_everyone_the_bases_forward_passes(tmp_path: Path) -> None:
     config = small(optim={"epochs": 6}, schedule={"warmup_epochs": 2})
     suite = make_suite(config, parse_compositions(["agmax", "resmooth"]), seeds=1, equal="compute")

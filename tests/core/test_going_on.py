@@ -133,6 +133,7 @@ def test_a_resumed_run_keeps_the_loader_it_began_with(tmp_path: Path, monkeypatc
     assert used == ["MemoryLoader"]
 
 
+@pytest.mark.slow
 def test_what_a_run_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> None:
     train(small(data={"mean": [0.4], "std": [0.2]}), tmp_path / "first")
     weights = tmp_path / "weights.safetensors"

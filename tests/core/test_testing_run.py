@@ -80,6 +80,7 @@ def run_pytest(folder: Path, *arguments: str, site: Path | None = None) -> subpr
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_a_method_that_cannot_be_had_is_one_line_at_once_and_the_others_go_on(tmp_path: Path) -> None:
     site, folder = tmp_path / "site", tmp_path / "package"
     folder.mkdir()

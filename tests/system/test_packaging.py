@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 PARTS = [ROOT / "core", ROOT / "cli", *PLUGINS]
 # What is installed under another name than it is imported by.
-DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "augury": "augury-core"}
+DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "augury": "augury-core", "onnx_ir": "onnx-ir"}
 
 
 def read(path: Path) -> dict[str, Any]:
