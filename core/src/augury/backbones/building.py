@@ -53,7 +53,9 @@ def build(
     cfg = default_cfg(config.name)
     try:
         if config.init_from is not None:
-            network = starting.started(starting.find(config), config, make, cfg, image_size[0], num_classes, classes)
+            network = starting.started(
+                starting.find(config), starting.Wanted(config, make, cfg, image_size[0], num_classes, classes)
+            )
         else:
             with quietly():
                 network = make(pretrained=config.pretrained)
@@ -108,7 +110,7 @@ def start_notes(
         return []
     found = starting.find(config)
     make = partial(timm.create_model, config.name, num_classes=num_classes, **_arguments(config, image_size))
-    fitted, own = starting.fitted_to(found, config, make, cfg, image_size[0], num_classes, classes)
+    fitted, own = starting.fitted_to(found, starting.Wanted(config, make, cfg, image_size[0], num_classes, classes))
     told = list(fitted.told)
     size = found.said.input_size
     resized = any(name in own and own[name].shape != tensor.shape for name, tensor in fitted.whole.items())

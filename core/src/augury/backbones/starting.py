@@ -44,6 +44,27 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """The network that is to start from weights.
+
+    Attributes:
+        config: the model's section of the settings.
+        make: timm.create_model of it; takes what else timm is to know.
+        cfg: timm's pretrained cfg of the model.
+        channels: of its images.
+        num_classes: that it tells apart.
+        classes: their names by label, where they are known.
+    """
+
+    config: ModelConfig
+    make: Callable[..., nn.Module]
+    cfg: Mapping[str, Any]
+    channels: int
+    num_classes: int
+    classes: Sequence[str] | None
+
+
+@dataclass(frozen=True)
 class Fitted:
     """The same, fitted to a network and its images.
 
@@ -93,28 +114,13 @@ def find(config: ModelConfig) -> Found:
     return Found(path, said, read_weights(path, subject))
 
 
-def fit(
-    found: Found,
-    cfg: Mapping[str, Any],
-    own: Mapping[str, Tensor],
-    channels: int,
-    num_classes: int,
-    classes: Sequence[str] | None,
-) -> Fitted:
-    """Fit weights to a network.
-
-    Args:
-        found: the weights.
-        cfg: timm's pretrained cfg of the model.
-        own: the tensors of the network, on the meta device.
-        channels: of its images.
-        num_classes: that it tells apart.
-        classes: their names by label, where they are known.
-    """
+def fit(found: Found, wanted: Wanted, own: Mapping[str, Tensor]) -> Fitted:
+    """Fit weights to a network, whose own tensors are on the meta device."""
+    cfg, channels = wanted.cfg, wanted.channels
     weights = dict(found.weights)
     head = [f"{name}.{part}" for name in _all(cfg.get("classifier")) for part in ("weight", "bias")]
     head = [name for name in head if name in own]
-    fresh, told = _fit_head(found.said, weights, head, num_classes, classes)
+    fresh, told = _fit_head(found.said, weights, head, wanted.num_classes, wanted.classes)
     whole = dict(weights) | {name: own[name] for name in fresh}
     changes: dict[str, Any] = {"label_offset": 0}
     for name in (f"{first}.weight" for first in _all(cfg.get("first_conv"))):
@@ -165,16 +171,8 @@ def _fit_head(
     return [], [f"the classifier of {count} classes is kept, in another order"]
 
 
-def fitted_to(
-    found: Found,
-    config: ModelConfig,
-    make: Callable[..., nn.Module],
-    cfg: Mapping[str, Any],
-    channels: int,
-    num_classes: int,
-    classes: Sequence[str] | None,
-) -> tuple[Fitted, dict[str, Tensor]]:
-    """Fit weights to a network, and try them on the meta device; arguments as for `fit` and `started`.
+def fitted_to(found: Found, wanted: Wanted) -> tuple[Fitted, dict[str, Tensor]]:
+    """Fit weights to a network, and try them on the meta device.
 
     Returns:
         the weights, and the tensors of the network without them, on the meta device.
@@ -183,62 +181,45 @@ def fitted_to(
         UsageError: they do not fit.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        own = make().state_dict()
-        fitted = fit(found, cfg, own, channels, num_classes, classes)
+        own = wanted.make().state_dict()
+        fitted = fit(found, wanted, own)
         try:
             with quietly():
-                make(pretrained=True, pretrained_cfg_overlay=fitted.trial(num_classes))
+                wanted.make(pretrained=True, pretrained_cfg_overlay=fitted.trial(wanted.num_classes))
                 # Names may differ where timm translates them, or where it looks at none, as for DLA.
-                if any(name not in fitted.whole for name in own) and _takes_anything(make, fitted, num_classes):
+                if any(name not in fitted.whole for name in own) and _takes_anything(wanted, fitted):
                     raise ValueError("some are missing")
         except NotImplementedError:
             # Not all that timm does to weights has a meta form.
             pass
         except Exception as error:
-            raise _refusal(config, fitted, own, error) from None
+            raise _refusal(wanted.config, fitted, own, error) from None
     return fitted, own
 
 
-def _takes_anything(make: Callable[..., nn.Module], fitted: Fitted, num_classes: int) -> bool:
+def _takes_anything(wanted: Wanted, fitted: Fitted) -> bool:
     """Whether timm loads weights into this network that have no place in it."""
-    trial = fitted.trial(num_classes)
+    trial = fitted.trial(wanted.num_classes)
     trial["state_dict"]["of.no.network"] = torch.zeros(1)
     try:
-        make(pretrained=True, pretrained_cfg_overlay=trial)
+        wanted.make(pretrained=True, pretrained_cfg_overlay=trial)
     except Exception:  # whatever timm raises: it looks at them
         return False
     return True
 
 
-def started(
-    found: Found,
-    config: ModelConfig,
-    make: Callable[..., nn.Module],
-    cfg: Mapping[str, Any],
-    channels: int,
-    num_classes: int,
-    classes: Sequence[str] | None,
-) -> nn.Module:
+def started(found: Found, wanted: Wanted) -> nn.Module:
     """A network with these weights.
-
-    Args:
-        found: the weights.
-        config: the model's section of the settings.
-        make: timm.create_model of the network; takes what else timm is to know.
-        cfg: timm's pretrained cfg of the model.
-        channels: of its images.
-        num_classes: that it tells apart.
-        classes: their names by label, where they are known.
 
     Raises:
         UsageError: they do not fit.
     """
-    fitted, own = fitted_to(found, config, make, cfg, channels, num_classes, classes)
+    fitted, own = fitted_to(found, wanted)
     try:
         with quietly():
-            return make(pretrained=True, pretrained_cfg_overlay=fitted.overlay(num_classes))
+            return wanted.make(pretrained=True, pretrained_cfg_overlay=fitted.overlay(wanted.num_classes))
     except Exception as error:
-        raise _refusal(config, fitted, own, error) from None
+        raise _refusal(wanted.config, fitted, own, error) from None
 
 
 def _refusal(config: ModelConfig, fitted: Fitted, own: Mapping[str, Tensor], error: Exception) -> UsageError:
