@@ -143,7 +143,11 @@ def _further(network: str, augmentation: str, column: str) -> Row:
         _imagenet_data(augmentation, crop_pct=tested, test_size=256),
         network,
         sgd(lr=0.1, weight_decay=5e-5, batch_size=128, epochs=100),
-        cosine(warmup_epochs=5),
+        cosine(
+            warmup_epochs=5,
+            every="epoch",
+            length=Noted(105, "The cosine spans 100 epochs after the warm-up; training ends 5 before it does."),
+        ),
         {"dl_weight": 4.0, "n_units": Noted(2048, "The paper's for this network."), "q_init_std": 0.2},
     )
 

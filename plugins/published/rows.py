@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+FORMAT = 2
+"""Of the settings that these tables are written in (`augury.formats`)."""
 WIDTH = 120
 """Of a comment's line."""
 ORDER = ("data", "model", "optim", "schedule", "train")
@@ -50,7 +52,7 @@ class Row:
         assert set(self.sections) <= set(ORDER), self.name
         parts = [
             f"# Written by `make recipes` from plugins/published/{written_from}: change it there.",
-            *_lines({"title": self.title, "source": self.source, "published": self.published}),
+            *_lines({"format": FORMAT, "title": self.title, "source": self.source, "published": self.published}),
         ]
         for section in ORDER:
             if lines := _lines(self.sections.get(section, {})):
@@ -112,9 +114,17 @@ def multistep(*milestones: int, rate: float = 0.1) -> dict[str, Any]:
     return {"name": "multistep", "milestones": list(milestones), "decay_rate": rate}
 
 
-def cosine(*, warmup_epochs: int | None = None, warmup_lr: float | None = None) -> dict[str, Any]:
-    """Section `schedule`: half a cosine to 0."""
-    return {"name": "cosine", "warmup_epochs": warmup_epochs, "warmup_lr": warmup_lr}
+def cosine(
+    *, warmup_epochs: int | None = None, warmup_lr: float | None = None, every: str | None = None, length: Any = None
+) -> dict[str, Any]:
+    """Section `schedule`: a warm-up, then half a cosine to 0, which ends after `length` epochs in all."""
+    return {
+        "name": "cosine",
+        "every": every,
+        "warmup_epochs": warmup_epochs,
+        "warmup_lr": warmup_lr,
+        "length": length,
+    }
 
 
 def train(*, label_smoothing: float | None = None) -> dict[str, Any]:

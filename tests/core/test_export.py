@@ -186,6 +186,7 @@ def test_the_metadata_say_what_the_network_is(weights: Path, tmp_path: Path) -> 
         said = file.metadata()
     assert said.pop("format") == "pt"
     assert said.pop("augury_version")
+    assert said.pop("augury_format") == "2"
     assert said.pop("weights") == "raw"
     assert said.pop("content"), "a digest: damage is found"
     assert said.pop("model") == SMALL[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -69,26 +68,6 @@ def held(by_epoch: list[float]) -> list[float]:
     return [rate for rate in by_epoch for _ in range(STEPS)]
 
 
-def half_cosine(part: float, low: float = 0.0) -> float:
-    return low + (LR - low) * (1 + math.cos(math.pi * part)) / 2
-
-
-def test_cosine_falls_with_every_step_or_every_epoch() -> None:
-    total = EPOCHS * STEPS
-    assert rates(name="cosine") == pytest.approx([half_cosine(t / total) for t in range(total)])
-    by_epoch = [half_cosine(epoch / EPOCHS, low=0.01) for epoch in range(EPOCHS)]
-    assert rates(name="cosine", every="epoch", min_lr=0.01) == pytest.approx(held(by_epoch))
-
-
-def test_warm_up_rises_from_its_rate_and_then_follows_the_schedule() -> None:
-    start, total = 0.02, EPOCHS * STEPS
-    rising = [start + (LR - start) * t / (2 * STEPS) for t in range(2 * STEPS)]
-    falling = [half_cosine(t / total) for t in range(2 * STEPS, total)]
-    assert rates(warmup_epochs=2, warmup_lr=start) == pytest.approx(rising + falling)
-    by_epoch = [start, (start + LR) / 2, *(half_cosine(epoch / EPOCHS) for epoch in range(2, EPOCHS))]
-    assert rates(warmup_epochs=2, warmup_lr=start, every="epoch") == pytest.approx(held(by_epoch))
-
-
 @pytest.mark.parametrize("every", ["step", "epoch"])
 @pytest.mark.parametrize("steps", [STEPS, 1, 7])
 def test_multistep_decays_when_so_many_epochs_are_done(every: str, steps: int) -> None:
@@ -109,24 +88,6 @@ def test_plateau_decays_after_its_patience_and_counts_epochs_whatever_is_set() -
         found = rates(top1=accuracies.__getitem__, name="plateau", patience=1, decay_rate=0.1, every=every)
         # Epochs 3 and 4 were no better than 2, and one such is let pass.
         assert found == pytest.approx(held([LR, LR, LR, LR, LR / 10, LR / 10]))
-
-
-@pytest.mark.parametrize("name", ["none", "constant", "poly", "wsd", "tanh", "rsqrt"])
-@pytest.mark.parametrize("every", ["step", "epoch"])
-def test_every_schedule_reaches_the_rate_and_never_exceeds_it(name: str, every: str) -> None:
-    warm = 1 if name == "rsqrt" else 0
-    found = rates(name=name, every=every, warmup_epochs=warm)
-    assert found[warm * STEPS] == pytest.approx(LR)
-    assert all(0 <= rate <= LR * (1 + 1e-9) for rate in found)
-    if name in ("none", "constant"):
-        assert set(found) == {LR}
-    elif name == "poly":
-        # Its `decay_rate` is the power.
-        parts = [t / len(found) for t in range(len(found))] if every == "step" else held([e / EPOCHS for e in range(6)])
-        assert found == pytest.approx([LR * (1 - part) ** 0.1 for part in parts])
-    elif (name, every) != ("wsd", "epoch"):
-        # (Of so few epochs its last tenth is less than one.)
-        assert found[-1] < LR
 
 
 def test_a_schedule_that_timm_cannot_make_is_told_in_one_line() -> None:

@@ -50,6 +50,16 @@ SINGLE: list[tuple[dict[str, Any], str]] = [
         "schedule.warmup_epochs=2 must be less than optim.epochs=2. Set it with --set schedule.warmup_epochs=0.",
     ),
     (
+        {"schedule": {"name": "step", "length": 9}},
+        "schedule.length=9: schedule.name=step has no end that it could move; cosine, tanh, poly, wsd, rsqrt have one. "
+        "Leave schedule.length out.",
+    ),
+    (
+        {"schedule": {"length": 1}},
+        "schedule.length=1 must be at least optim.epochs=2. Leave schedule.length out for a curve that ends with the "
+        "training.",
+    ),
+    (
         {"train": {"class_weights": [1.0, 2.0]}},
         "train.class_weights must be 10 numbers, one for each class, got 2. "
         "Set it with --set train.class_weights=balanced.",
@@ -190,3 +200,72 @@ def test_notes_tell_what_may_not_be_expected() -> None:
     assert note.startswith("both pipelines are the same")
     assert not make_plan(small("resmooth")).notes
     assert not make_plan(small(data={"augmented": None})).notes, "one pipeline alone cannot be mistaken"
+
+
+EMA = "train.ema="
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        # 8 steps: 0.5^7 is under a hundredth, 0.52^7 is over.
+        ({"ema": 0.5}, None),
+        (
+            {"ema": 0.6},
+            "train.ema=0.6 averages over some 2 steps, and this run has 8: at its end 3 % of",
+        ),
+        (
+            {"ema": 0.9999},
+            "are the weights after the first step. Choose train.ema=0.51 or",
+        ),
+        # 1 - 8^(-2/3) = 0.75
+        ({"ema": 0.75, "ema_warmup": True}, None),
+        (
+            {"ema": 0.9, "ema_warmup": True},
+            "and reaches 0.75 in the 8 steps of this run. Any decay above",
+        ),
+    ],
+)
+def test_a_decay_that_cannot_act_within_the_run_is_told(train: dict[str, Any], told: str | None) -> None:
+    found = [note for note in make_plan(small(train=train)).notes if note.startswith(EMA)]
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ({}, None),
+        ({"warmup_epochs": 1}, None),
+        (
+            {"warmup_epochs": 1, "warmup_prefix": False},
+            "schedule.warmup_prefix=false: the learning rate after",
+        ),
+        (
+            {"name": "multistep", "milestones": [1], "warmup_epochs": 1},
+            "schedule.milestones=[1] lie in the warm-up",
+        ),
+        ({"name": "multistep", "milestones": [1]}, None),
+        ({"name": "multistep", "milestones": [5]}, "the first decay is due after 5 epochs, and optim.epochs=2"),
+        ({"name": "step"}, "schedule.name=step: the first decay is due after 90 epochs"),
+    ],
+)
+def test_a_schedule_that_does_what_it_may_not_be_expected_to_is_told(
+    schedule: dict[str, Any], told: str | None
+) -> None:
+    found = [note for note in make_plan(small(schedule=schedule)).notes if note.startswith("schedule.")]
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]
+
+
+def test_how_a_list_of_class_weights_is_scaled_is_told() -> None:
+    def notes(**train: Any) -> list[str]:
+        return [note for note in make_plan(small(train=train)).notes if note.startswith("train.class_weights")]
+
+    assert notes(class_weights=[1.0] * 10) == [], "used as given"
+    assert notes(class_weights="balanced") == []
+    # Ten images of each class: the mean is 5.5 / 10.
+    assert notes(class_weights=[1.0] + [0.5] * 9) == [
+        "train.class_weights: all are multiplied by 1.818, so that their mean over the training images is 1 and "
+        "optim.lr keeps its meaning: 1.818, 0.9091, 0.9091, 0.9091, 0.9091, 0.9091, 0.9091, 0.9091, 0.9091, 0.9091."
+    ]

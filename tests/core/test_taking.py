@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -90,28 +91,49 @@ class TakingInTurn(augury.Method):
         self.parts.append(batch)
 
 
-@pytest.mark.parametrize("kept", [(3, 0, 2, 0, 0), (0, 0, 0, 0, 4), (5, 5, 5, 5, 5)])
-def test_gradients_are_the_mean_over_the_parts_with_images(kept: tuple[int, ...]) -> None:
-    trainer = trainer_of(1, parts=5)
+def mean_gradient(network: torch.nn.Module, parts: list[augury.Batch]) -> list[torch.Tensor]:
+    """The gradient of the mean loss over all rows of some parts of a step, in float64."""
+    network = copy.deepcopy(network).double()
+    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels[:, 0] for part in parts])
+    loss = torch.nn.functional.cross_entropy(network(images.double()), labels)
+    return list(torch.autograd.grad(loss, list(network.parameters())))
+
+
+@pytest.mark.parametrize("kept", [(3, 0, 2, 0, 0), (0, 0, 0, 0, 4), (5, 5, 5, 5, 5), (5, 1, 1, 1, 1), (25,)])
+def test_gradients_are_the_mean_over_all_rows_left_in_the_step(kept: tuple[int, ...]) -> None:
+    parts = len(kept)
+    trainer = trainer_of(1, parts=parts)
     chosen = Chosen("taking", TakingInTurn, TakingInTurn.Options(kept=kept))
     methods = Composition([chosen], trainer.plan.spec, seed=3, host=trainer)
     trainer.methods = trainer.loop.methods = trainer.loop.step_module.methods = methods
-    network, checked = Plain(), []
+    checked = []
     optimise = trainer.loop._optimise
 
     def checking() -> None:
-        network.load_state_dict(trainer.network.state_dict())
-        parts = [part for part in methods["taking"].parts[-5:] if len(part)]
-        losses = [torch.nn.functional.cross_entropy(network(p.images), p.labels[:, 0]) for p in parts]
-        wanted = torch.autograd.grad(sum(losses) / len(losses), list(network.parameters()))
+        left = methods["taking"].parts[-parts:]
+        wanted = mean_gradient(trainer.network, left)
         for parameter, gradient in zip(trainer.network.parameters(), wanted, strict=True):
-            torch.testing.assert_close(parameter.grad, gradient)
-        checked.append(len(parts))
+            torch.testing.assert_close(parameter.grad.double(), gradient, rtol=1e-4, atol=1e-7)
+        checked.append(sum(map(len, left)))
         optimise()
 
     trainer.loop._optimise = checking
-    trainer.loop.run(lambda row: None)
-    assert checked == [sum(k > 0 for k in kept)] * 8
+    rows: list[dict[str, Any]] = []
+    trainer.loop.run(rows.append)
+    assert checked == [sum(kept)] * 8
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_all_rows_left_in_it() -> None:
+    trainer = trainer_of(5, 1, 2, 25)
+    seen: list[tuple[float, int]] = []
+    trainer.loop.step_module.register_forward_hook(
+        lambda _, given, output: seen.append((float(output[0].detach()), len(given[0])))
+    )
+    rows: list[dict[str, Any]] = []
+    trainer.loop.run(rows.append)
+    first = seen[:4]
+    assert [count for _, count in first] == [5, 1, 2, 25]
+    assert rows[0]["train_loss"] == pytest.approx(sum(loss * count for loss, count in first) / 33)
 
 
 def test_gradients_that_no_last_part_summed_are_averaged_over_processes() -> None:

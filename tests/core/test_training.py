@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,17 +174,22 @@ def test_the_schedule_counts_optimiser_steps_under_accumulation() -> None:
 # The moving average.
 
 
-def test_the_average_is_timms_formula_is_measured_beside_the_network_and_exported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_has_the_decay_that_was_set_is_measured_beside_the_network_and_exported(
+    tmp_path: Path, warmup: bool
+) -> None:
     decay = 0.7
-    trainer = with_network(small(train={"ema": decay, "trackers": []}), Plain())
-    average = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    trainer = with_network(small(train={"ema": decay, "ema_warmup": warmup, "trackers": []}), Plain())
+    average: dict[str, torch.Tensor] = {}
     rates = []
 
     def update(step: int) -> None:
-        rate = max(0.0, min(decay, 1 - (1 + (step - 1)) ** (-2 / 3))) if step > 1 else 0.0
+        rate = min(decay, 1 - step ** (-2 / 3)) if warmup else decay
         rates.append(rate)
         for key, value in trainer.network.state_dict().items():
-            average[key] = rate * average[key] + (1 - rate) * value
+            # It begins with the weights after the first step.
+            before = average.get(key, value.double())
+            average[key] = rate * before + (1 - rate) * value.double()
 
     optimise = trainer.loop._optimise
 
@@ -193,11 +199,12 @@ def test_the_average_is_timms_formula_is_measured_beside_the_network_and_exporte
 
     trainer.loop._optimise = both  # type: ignore[method-assign]
     result = trainer.run(tmp_path / "run")
-    assert rates[0] == 0
+    assert len(rates) == 8
+    assert rates[1] == (pytest.approx(1 - 2 ** (-2 / 3)) if warmup else decay)
     assert rates[-1] == decay, "the warm-up of the decay reached what was set"
     exported = load_file(tmp_path / "run" / "last.safetensors")
     for key, value in average.items():
-        torch.testing.assert_close(exported[key], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(exported[key].double(), value, rtol=1e-5, atol=1e-6)
         assert not torch.equal(exported[key], trainer.network.state_dict()[key])
     rows = rows_of(tmp_path / "run")
     assert {"val_top1", "val_loss", "val_ema_top1", "val_ema_loss"} <= rows[0].keys()
@@ -206,6 +213,21 @@ def test_the_average_is_timms_formula_is_measured_beside_the_network_and_exporte
     assert result.last["val"].top1 == rows[-1]["val_ema_top1"]
     assert result.best["val"].top1 == max(row["val_ema_top1"] for row in rows)
     assert _metadata(tmp_path / "run" / "last.safetensors")["weights"] == "ema"
+
+
+@pytest.mark.parametrize("every", ["step", "epoch"])
+def test_the_rate_of_a_row_is_that_of_the_epochs_last_step(every: str) -> None:
+    trainer = with_network(small(schedule={"every": every}), Plain())
+    used: list[float] = []
+    trainer.loop.optimizer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+    )
+    rows: list[dict[str, Any]] = []
+    trainer.loop.run(rows.append)
+    assert [row["lr"] for row in rows] == [used[3], used[7]]
+    # A half cosine over 8 steps, or over 2 epochs.
+    part = 7 / 8 if every == "step" else 1 / 2
+    assert rows[-1]["lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi * part)) / 2)
 
 
 def _metadata(path: Path) -> dict[str, str]:

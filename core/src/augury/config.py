@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from augury.errors import UsageError
 from augury.files import write_text
+from augury.formats import FORMAT, check_format
 from augury.outside import DEEPEST, oddity, parse_json, parse_toml, read_text
 from augury.validation import Strict, explain
 
@@ -130,7 +131,7 @@ class OptimConfig(Strict):
     """Optimiser and length."""
 
     name: str = Field("sgd", description="any optimiser timm knows; `sgd` is with Nesterov momentum")
-    lr: float = Field(0.1, gt=0, description="learning rate after the warm-up")
+    lr: float = Field(0.1, gt=0, description="highest learning rate: at the end of the warm-up, or at the beginning")
     momentum: float = Field(0.9, ge=0, lt=1, description="for optimisers that have one")
     weight_decay: float = Field(5e-4, ge=0, description="as the optimiser applies it")
     decay_norm_and_bias: bool = Field(
@@ -161,14 +162,33 @@ class ScheduleConfig(Strict):
         "cosine", description="a schedule of timm's"
     )
     every: Literal["step", "epoch"] = Field("step", description="how often the learning rate changes")
-    warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate rises; part of `optim.epochs`")
+    warmup_epochs: int = Field(
+        0, ge=0, description="epochs in which the learning rate rises to `optim.lr`; part of `optim.epochs`"
+    )
     warmup_lr: float = Field(1e-5, ge=0, description="where the warm-up starts")
+    warmup_prefix: bool = Field(
+        True,
+        description="let the curve begin after the warm-up, at `optim.lr`; false: it begins with the training, and the "
+        "warm-up is laid over its first part, after which the rate drops onto the curve (timm's default)",
+    )
+    length: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="epochs that `cosine`, `tanh`, `poly`, `wsd` or `rsqrt` spans, warm-up included, where training is "
+        "to end earlier; `optim.epochs` when unset",
+    )
     min_lr: float = Field(0.0, ge=0, description="where the schedule ends")
     milestones: list[Count] = Field(
-        default_factory=list, max_length=1000, description="epochs at which `multistep` decays"
+        default_factory=list, max_length=1000, description="epochs of the training at which `multistep` decays"
     )
-    decay_epochs: float | None = Field(None, gt=0, description="epochs between the decays of `step`")
-    decay_rate: float = Field(0.1, gt=0, description="factor of each decay (`poly`: the power)")
+    decay_epochs: float | None = Field(
+        None,
+        gt=0,
+        description="epochs between the decays of `step` (90 when unset), or that the decay of `wsd` or `rsqrt` takes "
+        "(a fifth of the curve when unset; below 1: that share of it)",
+    )
+    decay_rate: float = Field(0.1, gt=0, description="factor of each decay (`poly`: the power; 1 is a straight line)")
     patience: int = Field(10, ge=0, description="epochs without a better accuracy before `plateau` decays")
 
 
@@ -181,11 +201,20 @@ class TrainConfig(Strict):
     compile: bool = Field(False, description="compile the network with torch.compile")
     channels_last: bool = Field(False, description="lay tensors out with the channels last")
     ema: float | None = Field(
-        None, gt=0, lt=1, description="keep an exponential moving average of the weights, of this decay"
+        None,
+        gt=0,
+        lt=1,
+        description="keep an exponential moving average of the weights with this decay a step; it begins with the "
+        "weights after the first step",
+    )
+    ema_warmup: bool = Field(
+        False, description="let the decay of `train.ema` rise: after t steps it is at most 1 - t^(-2/3)"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of every label, before methods change any")
     class_weights: Literal["balanced"] | list[Positive] | None = Field(
-        None, description="weights of the classes in the loss: `balanced` (inverse to how frequent they are), or a list"
+        None,
+        description="weights of the classes in the loss: `balanced` (inverse to how frequent they are), or a list; "
+        "scaled so that their mean over the training images is 1",
     )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better accuracy")
     save_every: int | None = Field(
@@ -213,6 +242,9 @@ class MethodConfig(Strict):
 class RunConfig(Strict):
     """Everything that decides a run's result."""
 
+    format: int = Field(
+        FORMAT, ge=1, le=FORMAT, description="format of these settings; a file without a number is of format 1"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of fresh weights, of the order and of every draw")
     device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
     data: DataConfig = DataConfig()
@@ -222,17 +254,29 @@ class RunConfig(Strict):
     train: TrainConfig = TrainConfig()
     methods: list[MethodConfig] = Field(default_factory=list, max_length=100, description="in the order of application")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_format(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("format") == 1:
+            # What these settings were before they existed.
+            for section, key, before in (("schedule", "warmup_prefix", False), ("train", "ema_warmup", True)):
+                inside = values.get(section, {})
+                if isinstance(inside, Mapping):
+                    values = {**values, section: {key: before, **inside}}
+        return values
+
     def named_methods(self) -> list[tuple[str, dict[str, Any]]]:
         """The composition in the form that `augury.compose` takes."""
         return [(m.name, m.options) for m in self.methods]
 
 
 def read_config(values: Mapping[str, Any], subject: str = "config") -> RunConfig:
-    """Check settings.
+    """Check settings. Without a `format` they are of the present one; those of a file go through `from_file` first.
 
     Raises:
         UsageError: every unknown key (with the nearest one) and every value out of range, a line each.
     """
+    check_format(values.get("format", FORMAT), subject)
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
@@ -335,7 +379,12 @@ def read_recipe(path: Path, kind: str = "recipe") -> dict[str, Any]:
         raise UsageError(f"{kind} {path}: no such file. Give the path of a TOML file.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{kind} {path}: cannot be read: {error}.") from None
-    return {key: value for key, value in values.items() if key not in RECIPE_NOTES}
+    return from_file(values)
+
+
+def from_file(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in what a file holds: without what describes the file, and of format 1 where it says none."""
+    return {"format": 1} | {key: value for key, value in values.items() if key not in RECIPE_NOTES}
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -361,4 +410,4 @@ def load_config(path: Path) -> RunConfig:
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}.") from None
-    return read_config(values, subject=str(path))
+    return read_config(from_file(values), subject=str(path))

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from augury.config import RECIPE_NOTES, read_config
+from augury.config import RECIPE_NOTES, from_file, read_config
 from augury.errors import UsageError, shown, unknown
 from augury.outside import oddity, parse_toml, read_text
 from augury.register_file import one_line
@@ -169,8 +169,8 @@ def describe(name: str, path: Path) -> Recipe:
         values = parse_toml(read_text(path))
         if why := oddity({key: value for key, value in values.items() if key not in RECIPE_NOTES}):
             raise ValueError(why)
-        notes = {key: values.pop(key) for key in RECIPE_NOTES if key in values}
-        config = read_config(values, subject=name)
+        notes = {key: values[key] for key in RECIPE_NOTES if key in values}
+        config = read_config(from_file(values), subject=name)
         title, source, published = _described(notes)
     except UsageError as error:
         first, *more = str(error).splitlines()

@@ -19,6 +19,7 @@ from torch import Tensor
 from augury.config import Count, Positive
 from augury.errors import UsageError
 from augury.files import replacing
+from augury.formats import check_format
 
 BEST = "best.safetensors"
 """A run's best weights, in its folder."""
@@ -40,6 +41,7 @@ class Description(BaseModel):
         interpolation: how images are resized.
         mean, std: of each channel on the scale of [0, 1].
         weights: whether they are a moving average of those that were trained.
+        augury_format: the format of the file; files of format 1 say none.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -55,6 +57,7 @@ class Description(BaseModel):
     mean: Json[list[float]] | None = None
     std: Json[list[Positive]] | None = None
     weights: Literal["raw", "ema"] | None = None
+    augury_format: Json[int] | None = None
 
 
 def in_folder(folder: Path, name: str = BEST) -> Path | None:
@@ -86,9 +89,16 @@ def locate(place: str, subject: str) -> Path:
 
 
 def describe(path: Path) -> Description:
-    """What a file says of its network; nothing where it is no safetensors, or says what cannot be."""
+    """Return what a file says of its network: nothing where it is no safetensors, or says what cannot be.
+
+    Raises:
+        UsageError: a later augury wrote it.
+    """
+    said = _metadata(path)
+    if (number := said.get("augury_format", "")).isdecimal():
+        check_format(int(number[:9]), str(path))
     try:
-        return Description.model_validate(_metadata(path))
+        return Description.model_validate(said)
     except ValueError:
         return Description()
 

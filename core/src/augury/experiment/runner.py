@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from augury.config import load_config
+from augury.config import from_file, load_config, read_config
 from augury.data.view import DataSet
 from augury.errors import AuguryError, RunError, UsageError, refuse_all
 from augury.experiment.budget import equal_compute
@@ -20,6 +20,7 @@ from augury.experiment.suite import SUITE, Suite, folder_of, save_suite
 from augury.experiment.table import Comparison, summarise, write
 from augury.experiment.worker import Task, warm_up
 from augury.files import WriteError, replacing
+from augury.formats import check_format
 from augury.outside import RECORDED, parse_json, read_text, refuse_ways_out
 from augury.registry import Register
 from augury.training.facts import begun, check_same_data
@@ -61,6 +62,7 @@ def run_suite(
     _refuse_foreign(folder)
     config = lasting(suite.config)
     suite = replace(suite, config=config.model_copy(update={"device": "cuda"}) if devices else config)
+    suite = _in_format_of(suite, folder)
     refuse_inside_data(folder, suite.config)
     plans = _check(suite, register)
     plan = plans[suite.base]
@@ -129,6 +131,19 @@ def _with_loader(suite: Suite, folder: Path, plan: Plan) -> Suite:
             break
     data = suite.config.data.model_copy(update={"loader": loader})
     return replace(suite, config=suite.config.model_copy(update={"data": data}))
+
+
+def _in_format_of(suite: Suite, folder: Path) -> Suite:
+    """Return the suite with the meaning that settings had when the comparison in `folder` began, if one did."""
+    try:
+        begun_in = parse_json(read_text(folder / SUITE, RECORDED))["config"].get("format")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return suite
+    if check_format(begun_in, str(folder / SUITE)) >= suite.config.format:
+        return suite
+    return replace(
+        suite, config=read_config(from_file(suite.config.model_dump(exclude_unset=True, exclude={"format"})))
+    )
 
 
 def _lengths(suite: Suite, folder: Path, data: DataSet, register: Register | None) -> dict[str, int]:

@@ -143,7 +143,7 @@ def _faults(name: str, composition: Composition) -> list[str]:
     settings = dict(composition.settings or {})
     data = settings.get("data", {})
     keys = [f"data.{key}" for key in data if key not in _OWN] if isinstance(data, dict) else ["data"]
-    keys += [key for key in ("seed", "methods") if key in settings]
+    keys += [key for key in ("format", "seed", "methods") if key in settings]
     return [
         f"composition {name}: `{key}` must be alike in all runs of a comparison; what happens to images "
         "(data.base, data.augmented), model, optim, schedule and train may differ. Set it for the whole suite."
@@ -253,11 +253,16 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 def _of_length(config: RunConfig, epochs: int) -> RunConfig:
     """The same training in another number of epochs: what its schedule counts in epochs is scaled."""
     factor, schedule = epochs / config.optim.epochs, config.schedule
+    decay = schedule.decay_epochs
+    if decay is not None and (decay >= 1 or schedule.name == "step"):
+        decay *= factor
     changed = {
         "milestones": [max(1, round(at * factor)) for at in schedule.milestones],
         # A warm-up is shorter than the training.
         "warmup_epochs": min(round(schedule.warmup_epochs * factor), epochs - 1),
-        "decay_epochs": None if schedule.decay_epochs is None else schedule.decay_epochs * factor,
+        "length": None if schedule.length is None else max(epochs, round(schedule.length * factor)),
+        # Below 1 it is a share of the curve, but for `step`.
+        "decay_epochs": decay,
     }
     return config.model_copy(
         update={

@@ -16,6 +16,7 @@ from augury.backbones.weights import EXPORTED, describe, save_weights
 from augury.data.view import crop_share
 from augury.errors import UsageError
 from augury.files import replacing, writing
+from augury.formats import FORMAT
 from augury.inference.classifier import Classifier, Weights, load_classifier
 from augury.inference.onnx import IMAGES, LOGITS, refuse_without_onnx, write_onnx
 from augury.outside import refuse_ways_out
@@ -27,6 +28,7 @@ ONNX = "model.onnx"
 _FILES: dict[str, tuple[str, ...]] = {"safetensors": (EXPORTED, CONFIG), "onnx": (ONNX,)}
 _OF_OTHER_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 """What timm's pretrained cfg says of the weights that it has itself."""
+_WRITTEN_BY = {"augury_version": __version__, "augury_format": FORMAT}
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _write_config(path: Path, classifier: Classifier) -> None:
         "crop_mode": "center",
         "interpolation": form.interpolation,
     }
-    said = {"label_names": classifier.classes, "augury_version": __version__}
+    said = {"label_names": classifier.classes, **_WRITTEN_BY}
     try:
         save_config_for_hf(network, str(path), model_config=said, data_config=shown)
     except ValueError as error:
@@ -180,4 +182,4 @@ def _write_config(path: Path, classifier: Classifier) -> None:
 def _metadata(classifier: Classifier) -> dict[str, str]:
     """What the file says of its network, each value as JSON but for plain names."""
     said = describe(classifier.path).model_dump(round_trip=True, exclude_none=True)
-    return {key: str(value) for key, value in said.items()} | {"augury_version": __version__}
+    return {key: str(value) for key, value in {**said, **_WRITTEN_BY}.items()}

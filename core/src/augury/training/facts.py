@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from augury.data.subset import digest_of
 from augury.data.view import DataSet, ImageFormat, crop_share
 from augury.errors import UsageError
+from augury.formats import FORMAT
 from augury.outside import RECORDED, parse_json, read_text
 from augury.training.environment import versions
 from augury.training.plan import Plan
@@ -156,4 +157,5 @@ def weights_metadata(plan: Plan) -> dict[str, str]:
         "mean": json.dumps(form.mean),
         "std": json.dumps(form.std),
         "weights": "raw" if plan.config.train.ema is None else "ema",
+        "augury_format": json.dumps(FORMAT),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,5 +37,24 @@ def class_weights(config: TrainConfig, labels: Tensor, num_classes: int) -> Tens
     """
     counts = torch.bincount(labels, minlength=num_classes).double()
     wanted = config.class_weights
-    weights = 1 / counts if wanted == "balanced" or wanted is None else torch.tensor(wanted, dtype=torch.float64)
+    if wanted == "balanced" or wanted is None:
+        # A class without training images has no weight.
+        weights = torch.where(counts > 0, 1 / counts, 0.0)
+    else:
+        weights = torch.tensor(wanted, dtype=torch.float64)
     return (weights * len(labels) / (weights @ counts)).float()
+
+
+def scaling_note(config: TrainConfig, labels: Tensor, num_classes: int) -> str | None:
+    """Return a line that says how a list of class weights is scaled, None where its weights are used as given."""
+    given = config.class_weights
+    if not isinstance(given, list):
+        return None
+    used = class_weights(config, labels, num_classes).tolist()
+    if all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(given, used, strict=True)):
+        return None
+    shown = ", ".join(f"{weight:.4g}" for weight in used[:10]) + (", ..." if len(used) > 10 else "")
+    return (
+        f"train.class_weights: all are multiplied by {used[0] / given[0]:.4g}, so that their mean over the training "
+        f"images is 1 and optim.lr keeps its meaning: {shown}."
+    )

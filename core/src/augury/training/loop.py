@@ -21,6 +21,7 @@ from augury.config import RunConfig
 from augury.data.loader import Loader
 from augury.distributed import Agreement
 from augury.errors import AuguryError, UsageError
+from augury.formats import FORMAT, check_format
 from augury.randomness import derive
 from augury.training.finite import Guard, NotFinite
 from augury.training.labels import LabelPolicy
@@ -28,7 +29,7 @@ from augury.training.optimisation import Schedule, clipper, make_optimizer
 from augury.training.ranks import shared_out
 from augury.training.sharded import Sharding
 from augury.training.step import Step
-from augury.training.tally import Tally
+from augury.training.tally import Tally, from_format_1
 from augury.training.watch import Interrupted, Reporter, StopRequest
 
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -99,8 +100,7 @@ class Loop:
             self.optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
         self.schedule = Schedule(config.schedule, optimizer, config.optim.epochs, self.loader.steps)
         if config.train.ema is not None:
-            # The decay grows towards the one that was set, so that short trainings forget where they started.
-            self.average = ModelEmaV3(self.network, decay=config.train.ema, use_warmup=True)
+            self.average = ModelEmaV3(self.network, decay=config.train.ema, use_warmup=config.train.ema_warmup)
         self.position = Position(Tally.empty(device))
         self._agreed = Agreement(self.methods.run.ranks)
         self._save: Callable[[], None] | None = None
@@ -157,11 +157,7 @@ class Loop:
                 self._epoch()
                 position = self.position
                 position.epoch, position.step = position.epoch + 1, 0
-                row = {
-                    "epoch": position.epoch,
-                    "step": self.methods.run.step,
-                    "lr": _rate(self.optimizer.param_groups[0]),
-                }
+                row = {"epoch": position.epoch, "step": self.methods.run.step}
                 row |= position.tally.row(self.methods.run.ranks)
                 try:
                     top1 = end_epoch(row)
@@ -245,11 +241,17 @@ class Loop:
             yield batch
 
     def _step(self, batches: Iterator[Batch]) -> float:
-        """One optimiser step, over its parts; returns the seconds that showing a training's first batch took."""
-        parts, trained, drawing = self.config.optim.accumulation, 0, 0.0
+        """Make one optimiser step, over its parts; return the seconds that showing a training's first batch took.
+
+        Its gradient is that of the mean over all rows that methods left in the step, however these are spread over its
+        parts. (Every process has equally many, as `Batch.take` asks.)
+        """
+        parts, planned, rows, drawing = self.config.optim.accumulation, 0, 0, 0.0
         self.guard.begin()
         for number in range(1, parts + 1):
             batch = next(batches)
+            # All parts of a step are equally long until methods take rows out.
+            planned = parts * len(batch)
             self.labels.prepare(batch)
             drawing += self._augment(batch)
             whole = number == parts
@@ -259,12 +261,12 @@ class Loop:
                 with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
                     loss, logits = self.step_module(batch)
                     self.guard.loss(loss, batch)
-                    self._backward(loss / parts if parts > 1 else loss)
+                    self._backward(loss / (planned / len(batch)) if parts > 1 else loss)
                 self.position.tally.add(loss, logits, batch)
-                trained += 1
-        if trained:
-            if trained < parts:
-                self._rescale(parts / trained, summed=len(batch) > 0 or self.sharding is not None)
+                rows += len(batch)
+        if rows:
+            if parts > 1 and rows < planned:
+                self._rescale(planned / rows, summed=len(batch) > 0 or self.sharding is not None)
             self._optimise()
         else:
             self.methods.step()
@@ -279,8 +281,8 @@ class Loop:
             self.accelerator.backward(loss)
 
     def _rescale(self, factor: float, summed: bool) -> None:
-        """Make the gradients of some parts of a step those of a whole one; `summed` over processes, as the last part's
-        backward pass does, or not yet."""
+        """Multiply the gradients. They are `summed` over processes, as the last part's backward pass does, or not yet:
+        then they are averaged, too."""
         ranks = self.methods.run.ranks
         for parameter in self.step_module.parameters():
             if parameter.grad is not None:
@@ -304,6 +306,7 @@ class Loop:
         if passes:
             if self.clip is not None:
                 self.clip()
+            self.position.tally.lr = _rate(self.optimizer.param_groups[0])
             self.optimizer.step()
         self.optimizer.zero_grad()
         self.methods.step()
@@ -328,6 +331,7 @@ class Loop:
             # BatchNorm's statistics differ from process to process until the epoch ends.
             own["buffers"] = {name: value.cpu() for name, value in self.network.named_buffers()}
         return {
+            "format": FORMAT,
             "network": self.network.state_dict() if sharding is None else sharding.weights(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "methods": dict(self.methods.state_dict()),
@@ -375,6 +379,9 @@ class Loop:
         if self.methods.run.step:
             self.on_augmented = None  # it was shown when the training began
         before, notes = state["ranks"], []
+        if check_format(state.get("format"), "the checkpoint") == 1:
+            lr = _rate(self.optimizer.param_groups[0])
+            before = [{**own, "tally": from_format_1(own["tally"], lr)} for own in before]
         if len(before) == ranks.size:
             own = before[ranks.rank]
             torch.set_rng_state(own["torch_rng"])

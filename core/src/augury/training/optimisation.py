@@ -99,16 +99,35 @@ def _fastest(name: str, device: torch.device) -> dict[str, Any]:
     return {"fused": True} if fused and device.type in ("cpu", "cuda") else {}
 
 
+SPANNING = ("cosine", "tanh", "poly", "wsd", "rsqrt")
+"""Schedules whose curve has an end, `schedule.length`."""
+
+
 class Schedule:
-    """timm's schedule of the learning rate, counted by the steps that are done."""
+    """timm's schedule of the learning rate, as a function of the optimiser steps or epochs that are done."""
 
     def __init__(
         self, config: ScheduleConfig, optimizer: torch.optim.Optimizer, epochs: int, steps_per_epoch: int
     ) -> None:
+        """Set the rate of the first step.
+
+        Args:
+            config: the settings of the schedule.
+            optimizer: gets its rates; those that it has are the highest.
+            epochs: of the training.
+            steps_per_epoch: optimiser steps in each.
+
+        Raises:
+            UsageError: timm cannot make this schedule.
+        """
         self._by_epoch = config.every == "epoch" or config.name == "plateau"
         # timm decays at the step before a milestone; half a step more is the step after which so many epochs are done.
         late = 0.5 if self._by_epoch else 0.5 / steps_per_epoch
         milestones: list[Any] = [milestone + late for milestone in sorted(config.milestones)]
+        # timm counts a prefix on top of the curve's epochs. It moves milestones, which are epochs of the training here.
+        # Its wsd and rsqrt begin after the warm-up either way, and end with the epochs only without a prefix.
+        prefix = config.warmup_prefix and config.name in ("cosine", "tanh", "poly", "step")
+        span = (config.length or epochs) - (config.warmup_epochs if prefix else 0)
         try:
             with warnings.catch_warnings():
                 # timm means to drop plateau because its own checkpoints lose that one's state; ours keep it.
@@ -117,9 +136,10 @@ class Schedule:
                     optimizer,
                     # timm's `none` is no schedule at all, and only schedules warm up and scale layers' rates.
                     sched="constant" if config.name == "none" else config.name,
-                    num_epochs=epochs,
+                    num_epochs=span,
                     warmup_epochs=config.warmup_epochs,
                     warmup_lr=config.warmup_lr,
+                    warmup_prefix=prefix,
                     min_lr=config.min_lr,
                     decay_milestones=milestones,
                     decay_epochs=config.decay_epochs,
@@ -130,7 +150,10 @@ class Schedule:
                 )
         except (ValueError, AssertionError) as error:
             raise UsageError(f"schedule.name={config.name}: timm cannot make it with these settings: {error}") from None
-        self.step(0)
+        # Not every curve begins at the optimiser's rate. (plateau's would begin the warm-up that it does not have.)
+        if config.name != "plateau":
+            self.step(0)
+            self.epoch(0, None)
 
     def step(self, step: int) -> None:
         """So many optimiser steps are done."""

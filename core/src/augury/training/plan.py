@@ -21,7 +21,6 @@ from augury.backbones.trained import trained_network
 from augury.backbones.weights import BEST
 from augury.batch import PIPELINES
 from augury.choice import Chosen, check, choose, conflicts
-from augury.composition import pipeline_shares
 from augury.config import ModelConfig, RunConfig
 from augury.data.datasets import lasting_name, open_dataset
 from augury.data.pipeline import parse
@@ -34,15 +33,12 @@ from augury.errors import UsageError, refuse_all, unknown
 from augury.method import Spec
 from augury.registry import Register
 from augury.training import sharded
-from augury.training.optimisation import Schedule, choose_precision
+from augury.training.notes import notes_of
+from augury.training.optimisation import SPANNING, Schedule, choose_precision
 from augury.training.recorder import missing_trackers
 from augury.training.result import RESULT
 
 T = TypeVar("T")
-
-
-FEW = 50
-"""Validation images; on fewer, one image is more than two points."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ def make_plan(
         problems += sharded.problems(config, choose_precision(config), spec)
     refuse_all(problems)
     loader = _loader(config, ready)
-    notes = (*start, *_notes(config, chosen, ready, transforms, loader), *sharded.notes(spec))
+    notes = (*start, *notes_of(config, chosen, ready, transforms, loader, spec.total_steps or 0), *sharded.notes(spec))
     return Plan(config, chosen, ready, spec, transforms, loader, notes)
 
 
@@ -267,6 +263,16 @@ def _optim_problems(config: RunConfig) -> list[str]:
             f"schedule.warmup_epochs={schedule.warmup_epochs} must be less than optim.epochs={optim.epochs}. "
             "Set it with --set schedule.warmup_epochs=0."
         )
+    if schedule.length is not None and schedule.name not in SPANNING:
+        problems.append(
+            f"schedule.length={schedule.length}: schedule.name={schedule.name} has no end that it could move; "
+            f"{', '.join(SPANNING)} have one. Leave schedule.length out."
+        )
+    elif schedule.length is not None and schedule.length < optim.epochs:
+        problems.append(
+            f"schedule.length={schedule.length} must be at least optim.epochs={optim.epochs}. Leave "
+            "schedule.length out for a curve that ends with the training."
+        )
     return problems
 
 
@@ -305,35 +311,6 @@ def _loader(config: RunConfig, data: DataSet) -> str:
     if config.device != "cpu" and torch.cuda.is_available():
         fits = fits and data.bytes < torch.cuda.mem_get_info()[0] / 4
     return "memory" if fits else "stream"
-
-
-def _notes(
-    config: RunConfig, chosen: list[Chosen], data: DataSet, transforms: dict[str, list[Transform]], loader: str
-) -> tuple[str, ...]:
-    notes = list(data.notes)
-    if data.skipped:
-        notes.append(f"{len(data.skipped)} image(s) cannot be read and are left out; data.json names them.")
-    val = data.splits.val
-    if val is not None and len(val) < FEW:
-        notes.append(
-            f"the best epoch is chosen on {len(val)} validation images, by luck more than by accuracy. Hold out more "
-            "with --set data.val_fraction=0.3, or look at the last epoch."
-        )
-    if config.data.protocol == "paper" and (config.train.patience or config.schedule.name == "plateau"):
-        notes.append("data.protocol=paper: when to stop or to decay is decided on the test split, which flatters it.")
-    used = pipeline_shares(chosen, PIPELINES)
-    if transforms["base"] == transforms["augmented"] and sum(share > 0 for share in used.values()) > 1:
-        notes.append(
-            "both pipelines are the same, so nothing tells base from augmented images. "
-            'Set one, for example with --set "data.augmented=randaugment crop:4 flip".'
-        )
-    crops = any(type(t).__name__ == "RandomResizedCrop" for part in transforms.values() for t in part)
-    if loader == "memory" and crops and data.splits.train.source.size is None:
-        notes.append(
-            f"images are kept in memory as their centre square of {data.format.kept} pixels, and random_resized_crop "
-            "crops from that. To crop from whole images: --set data.loader=stream."
-        )
-    return tuple(notes)
 
 
 def _or_problem(problems: list[str], make: Callable[[], T]) -> T | None:

@@ -20,9 +20,8 @@ def shared_out(before: Sequence[Mapping[str, Any]], ranks: Ranks) -> dict[str, A
     """
     tallies = [own["tally"] for own in before]
     first = dict(tallies[0])
-    # A loss is a sum over batches of means over a process's rows, the rest are sums over rows.
-    first["loss"] = _mean([tally["loss"] for tally in tallies])
-    first["correct"] = sum(tally["correct"] for tally in tallies) / ranks.size
+    for key in ("loss", "correct"):
+        first[key] = sum(tally[key] for tally in tallies) / ranks.size
     for key in ("rows", "unmixed_rows", "images"):
         first[key] = sum(tally[key] for tally in tallies) // ranks.size
     sums = [own["scalars"]["sums"] for own in before]

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import Tensor
 
 from augury.errors import UsageError
+from augury.formats import check_format
 from augury.training.checkpoint import load_checkpoint
 
 Whole = Annotated[int, Field(ge=0, lt=2**62)]
@@ -42,6 +43,7 @@ class _Tally(_Form):
     unmixed_rows: Whole
     images: Whole
     seconds: Number
+    lr: Number = 0.0
     skipped: Whole | None
 
 
@@ -54,6 +56,7 @@ class _Own(_Form):
 
 
 class _Loop(_Form):
+    format: int = 1
     network: dict[str, Tensor]
     average: dict[str, Tensor] | None
     methods: dict[str, Any]
@@ -96,11 +99,13 @@ def load_state(folder: Path, tell: Callable[[str], None] = lambda line: None) ->
         tell: as for `load_checkpoint`.
 
     Raises:
-        UsageError: all are damaged, or the newest that is whole is no run's.
+        UsageError: all are damaged, or the newest that is whole is no run's, or of a later augury.
     """
     state = load_checkpoint(folder, tell)
     if state is None:
         return None
+    loop = state.get("loop")
+    check_format(loop.get("format") if isinstance(loop, dict) else None, f"{folder}: its newest checkpoint")
     try:
         _State.model_validate(state)
     except ValidationError as error:

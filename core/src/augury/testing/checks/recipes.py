@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 from augury.choice import choose
-from augury.config import RECIPE_NOTES, read_config
+from augury.config import from_file, read_config
 from augury.errors import UsageError
 from augury.recipes import recipes
 from augury.registry import Register
@@ -27,7 +27,7 @@ def readable(bench: Bench) -> None:
             faults.append(f"recipe {recipe.name}: {recipe.problem}")
             continue
         values = tomllib.loads(recipe.path.read_text(encoding="utf-8"))
-        config = read_config({key: value for key, value in values.items() if key not in RECIPE_NOTES})
+        config = read_config(from_file(values))
         own = [(name, options) for name, options in config.named_methods() if _is_ready(name, register)]
         _, problems = choose(own, register)
         faults += [f"recipe {recipe.name}: {line}" for line in problems]
