@@ -67,6 +67,7 @@ MORE = {
     later.MixesOthersInside: "test_batch_keeps_its_form",
     later.MixesInsideUndeclared: "test_batch_keeps_its_form",
     later.SwapsUndeclared: "test_batch_keeps_its_form",
+    later.OwnCollective: "test_two_processes_agree",
 }
 CAUGHT_BY = EIGHT | MORE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import random
 import re
@@ -28,7 +29,7 @@ from augury.testing.checks.recipes import readable
 from augury.testing.checks.training import composes
 from augury.testing.faults import mixing_matrix
 from augury.testing.harness import clone, same
-from augury.testing.workers import Home, Workers, WorkersFailed, _send
+from augury.testing.workers import LIMIT, POLL, Home, ProcessesApart, Reports, Workers, WorkersFailed, _send
 
 
 def method(annotation: Any, field: Any) -> type[augury.Method]:
@@ -145,7 +146,7 @@ def test_a_schedule_is_no_draw_and_a_generator_of_ones_own_is_one() -> None:
 def test_a_process_whose_master_has_given_up_says_nothing() -> None:
     ours, theirs = multiprocessing.Pipe()
     ours.close()
-    assert _send(theirs, (True, None)) is None, "no BrokenPipeError"
+    assert _send(theirs, ("done", None)) is None, "no BrokenPipeError"
     theirs.close()
 
 
@@ -236,18 +237,103 @@ def test_a_mixing_inside_the_network_is_told_as_a_matrix() -> None:
         assert mixing_matrix(other, 3) is None
 
 
-def double(rank: int, number: int) -> int:
+def double(rank: int, reports: Reports, number: int) -> int:
     """A job."""
     return 2 * number + rank
 
 
-def fail(rank: int) -> None:
+def fail(rank: int, reports: Reports) -> None:
     """A job that one of the processes fails at, while the other waits for it."""
     from torch import distributed as dist
 
     if rank == 1:
         raise ValueError("no such thing")
     dist.barrier()
+
+
+class Script:
+    """A process's pipe as `Workers` reads it: messages, and how many looks in vain come before each."""
+
+    exitcode = -9
+
+    def __init__(self, *messages: tuple[int, tuple[str, Any] | None]) -> None:
+        self._messages = list(messages)
+
+    def poll(self, seconds: float = 0.0) -> bool:
+        if not self._messages:
+            return False
+        waits, message = self._messages[0]
+        self._messages[0] = (waits - 1, message)
+        return waits < 1
+
+    def recv_bytes(self) -> bytes:
+        _, message = self._messages.pop(0)
+        if message is None:
+            raise EOFError
+        file = io.BytesIO()
+        torch.save(message, file)
+        return file.getvalue()
+
+    def join(self, seconds: float) -> None:
+        pass
+
+
+def heard(*scripts: Script) -> list[Any]:
+    """What `Workers` makes of what two processes say."""
+    workers: Any = Workers()
+    workers._connections = workers._processes = list(scripts)
+    return workers._answers()
+
+
+LONG = int(0.45 * LIMIT / POLL)
+"""Looks in vain that come near the limit where both processes are silent."""
+
+
+def begins(what: str) -> tuple[str, str]:
+    return "begin", what
+
+
+def collective(name: str) -> tuple[str, str]:
+    return "collective", name
+
+
+def test_slow_processes_are_waited_for_as_long_as_they_report() -> None:
+    steps = [(LONG, begins(f"compute_loss of step {step}")) for step in range(5)]
+    assert heard(Script(*steps, (LONG, ("done", 8))), Script(*steps, (LONG, ("done", 9)))) == [8, 9]
+
+
+def test_a_process_that_says_nothing_for_long_is_told_with_its_last_call() -> None:
+    with pytest.raises(WorkersFailed) as failure:
+        heard(Script((0, ("done", 8))), Script((0, begins("compute_loss of step 3"))))
+    assert str(failure.value) == (
+        "Process 0 has finished. Process 1 has not answered for 600 s; its last call was compute_loss of step 3."
+    )
+    assert not isinstance(failure.value, ProcessesApart), "nothing says that the processes disagree"
+
+
+def test_a_process_that_ends_is_told_with_its_exit_code() -> None:
+    with pytest.raises(WorkersFailed, match=r"^process 0 ended with exit code -9; its last call was the start\.$"):
+        heard(Script((0, begins("the start")), (0, None)), Script())
+
+
+def test_collectives_that_differ_are_told_at_once() -> None:
+    step = begins("compute_loss of step 2")
+    with pytest.raises(ProcessesApart) as failure:
+        heard(Script((0, step), (0, collective("run.ranks.sum or mean"))), Script((0, ("done", None))))
+    assert str(failure.value) == (
+        "process 0 calls run.ranks.sum or mean in compute_loss of step 2, and process 1 finished without that call."
+    )
+    # Process 0 fails in a collective; what process 1 reported before is read first.
+    failed = (0, ("failed", "RuntimeError: sizes differ"))
+    with pytest.raises(ProcessesApart, match="while process 1 calls run.ranks.gather_rows in the end"):
+        heard(
+            Script((0, step), (0, collective("run.ranks.sum or mean")), failed),
+            Script((2, begins("the end")), (0, collective("run.ranks.gather_rows"))),
+        )
+    both = (0, step), (0, collective("run.ranks.gather_rows"))
+    with pytest.raises(WorkersFailed, match="^process 0: RuntimeError: sizes differ$") as failure:
+        heard(Script(*both, failed), Script(*both))
+    assert not isinstance(failure.value, ProcessesApart)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,9 @@ from augury.errors import UsageError
 
 SUITE = "augury.testing.suite"
 LIMIT = 900.0
-"""Seconds after which a suite has hung."""
+"""Seconds after which a suite of which no check ended has hung."""
+POLL = 0.2
+"""Seconds that one look at it waits."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def run_suite(
                 stderr=subprocess.STDOUT,
             )
             try:
-                found = list(_follow(process, rows, started, reporter))
+                found = list(_follow(process, rows, reporter))
             finally:
                 process.kill()
                 process.wait()
@@ -105,15 +108,16 @@ def _environment() -> dict[str, str]:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], rows: Path, started: float, reporter: Callable[[str], None] | None
+    process: subprocess.Popen[bytes], rows: Path, reporter: Callable[[str], None] | None
 ) -> Iterator[dict[str, str]]:
     """The rows that the plugin writes, as they come, until the process ends or has hung."""
-    read = 0
+    read, silent = 0, 0.0
     while True:
         try:
-            over = process.wait(timeout=0.2) is not None
+            over = process.wait(timeout=POLL) is not None
         except subprocess.TimeoutExpired:
-            over = time.perf_counter() - started > LIMIT
+            over = False
+            silent += POLL
         text = rows.read_text(encoding="utf-8") if rows.exists() else ""
         lines = text[: text.rfind("\n") + 1].splitlines()
         for line in lines[read:]:
@@ -121,8 +125,9 @@ def _follow(
             if reporter is not None:
                 reporter(row["check"])
             yield row
+            silent = 0.0
         read = len(lines)
-        if over:
+        if over or silent > LIMIT:
             return
 
 
@@ -132,6 +137,9 @@ def _result(method: str, rows: list[dict[str, str]], code: int, said: str, secon
     # 0 and 1: pytest ran to its end.
     if code not in (0, 1) and not failed or not rows:
         last = "\n".join(said.strip().splitlines()[-15:])
-        why = f"it did not end within {LIMIT:.0f} s" if seconds > LIMIT else f"pytest ended with code {code}"
+        # The suite that has hung was killed.
+        hung = code == -signal.SIGKILL and seconds > LIMIT
+        after = f" after {rows[-1]['check']}" if rows else ""
+        why = f"no check ended for {LIMIT:.0f} s{after}" if hung else f"pytest ended with code {code}{after}"
         failed.append(Failure("suite", f"{method}: the suite could not be run to its end: {why}.\n{last}"))
     return SuiteResult(method, counts["passed"], tuple(failed), counts["skipped"], seconds)

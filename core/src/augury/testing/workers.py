@@ -1,4 +1,7 @@
-"""Two processes that train together, started once in a run of pytest; jobs are sent to both."""
+"""Two processes that train together, started once in a run of pytest; jobs are sent to both.
+
+No clock decides about a job: each process reports what it begins, and is waited for as long as reports come.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,26 @@ import multiprocessing
 import pickle
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
+from augury.distributed import Ranks
+
+T = TypeVar("T")
+
 SIZE = 2
-START, LIMIT = 120.0, 30.0
-"""Seconds that the processes may take to start, and a job to end."""
+LIMIT = 600.0
+"""Seconds of waiting without any report, after which a job has hung. A step takes milliseconds."""
+POLL = 0.02
+"""Seconds that one look at a process's pipe waits."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,72 @@ class Home:
 
 
 class WorkersFailed(Exception):
-    """A job failed, or a process waited for the other in vain; the message says what was raised."""
+    """A job failed, a process ended, or none reported anything for long; the message says what was seen."""
+
+
+class ProcessesApart(WorkersFailed):
+    """The processes called different collectives, so that one would wait for the other without end."""
+
+
+class Reports:
+    """What a process tells of its job: each part before it begins."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def begin(self, what: str) -> None:
+        """Tell that `what` begins, `compute_loss of step 3` say."""
+        _send(self._connection, ("begin", what))
+
+    def collective(self, name: str) -> None:
+        """Tell that a collective begins, in which a process waits for the other."""
+        _send(self._connection, ("collective", name))
+
+
+class ReportingRanks(Ranks):
+    """The processes of the group; each collective of a method is reported before it begins."""
+
+    def __init__(self, reports: Reports) -> None:
+        super().__init__()
+        self._reports = reports
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """As `Ranks` does; `mean` is made of it."""
+        self._reports.collective("run.ranks.sum or mean")
+        return super().sum(tensor)
+
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """As `Ranks` does."""
+        self._reports.collective("run.ranks.gather_rows")
+        return super().gather_rows(tensor)
+
+    def gather_objects(self, value: T) -> list[T]:
+        """As `Ranks` does."""
+        self._reports.collective("run.ranks.gather_objects")
+        return super().gather_objects(value)
+
+
+@dataclass
+class _Heard:
+    """What was heard of one process since its job began.
+
+    Attributes:
+        begun: the last part of the job that it began.
+        collectives: those that it has begun, each with that part.
+        answered: whether it has finished the job, with `answer`.
+    """
+
+    begun: str = ""
+    collectives: list[tuple[str, str]] = field(default_factory=list)
+    answered: bool = False
+    answer: Any = None
+
+    @property
+    def last(self) -> str:
+        """Its last call, for a message."""
+        if self.collectives and self.collectives[-1][1] == self.begun:
+            return f"its last call was {self.collectives[-1][0]} in {self.begun}"
+        return f"its last call was {self.begun}" if self.begun else "it has not begun its job"
 
 
 class Workers:
@@ -95,50 +169,104 @@ class Workers:
         self._ready = False
 
     def run(self, home: Home, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call `work(rank, *arguments)` in both.
+        """Call `work(rank, reports, *arguments)` in both.
 
         Args:
             home: of the class that pickles are about.
-            work: a function of a module that can be imported by name.
+            work: a function of a module that can be imported by name. It tells `Reports` what it begins.
             arguments: what can be pickled.
 
         Returns:
             what each returned.
 
         Raises:
-            WorkersFailed: one of them raised, or took too long.
+            WorkersFailed: one of them raised or ended, they called different collectives, or none reported anything
+                for `LIMIT` seconds.
         """
         self.start()
         content = pickle.dumps((home, pickle.dumps((work, arguments))))
         try:
             if not self._ready:
-                self._answers(START)
+                self._answers()
                 self._ready = True
             for connection in self._connections:
                 connection.send_bytes(content)
-            return self._answers(LIMIT)
+            return self._answers()
         except BaseException:
             # One of them may wait for the other in a collective, and the group is of no use any more.
             self.stop()
             raise
 
-    def _answers(self, seconds: float) -> list[Any]:
-        answers: dict[int, Any] = {}
-        until = time.monotonic() + seconds
-        while len(answers) < SIZE:
+    def _answers(self) -> list[Any]:
+        heard = [_Heard() for _ in range(SIZE)]
+        silent = 0.0
+        while not all(one.answered for one in heard):
             for rank, connection in enumerate(self._connections):
-                if rank in answers or not connection.poll(0.02):
+                if heard[rank].answered:
                     continue
-                try:
-                    done, answer = torch.load(io.BytesIO(connection.recv_bytes()), weights_only=False)
-                except (EOFError, OSError):
-                    raise WorkersFailed(f"process {rank} ended.") from None
-                if not done:
-                    raise WorkersFailed(f"process {rank}: {answer}")
-                answers[rank] = answer
-            if time.monotonic() > until:
-                raise WorkersFailed("the processes wait for each other without end.")
-        return [answers[rank] for rank in range(SIZE)]
+                # The waiting is counted, not read from a clock: a machine that stops this process stops both.
+                if not connection.poll(POLL):
+                    silent += POLL
+                    continue
+                silent = 0.0
+                self._hear(rank, heard)
+            if silent > LIMIT:
+                told = [
+                    f"process {rank} has "
+                    + ("finished" if one.answered else f"not answered for {silent:.0f} s; {one.last}")
+                    for rank, one in enumerate(heard)
+                ]
+                raise WorkersFailed(". ".join(text[0].upper() + text[1:] for text in told) + ".")
+        return [one.answer for one in heard]
+
+    def _hear(self, rank: int, heard: list[_Heard]) -> None:
+        """Read one message of a process.
+
+        Raises:
+            WorkersFailed: the process failed or ended, or the collectives of both differ.
+        """
+        failure = self._read(rank, heard[rank])
+        if failure:
+            # It may have failed in a collective that the other did not call: the other has reported by now.
+            for other, connection in enumerate(self._connections):
+                while other != rank and not heard[other].answered and connection.poll():
+                    if self._read(other, heard[other]):
+                        break
+        if apart := _apart(heard):
+            raise ProcessesApart(apart)
+        if failure:
+            raise WorkersFailed(failure)
+
+    def _read(self, rank: int, heard: _Heard) -> str:
+        """Take in one message; returns how the process failed, "" where it did not."""
+        try:
+            kind, content = torch.load(io.BytesIO(self._connections[rank].recv_bytes()), weights_only=False)
+        except (EOFError, OSError):
+            self._processes[rank].join(60)
+            return f"process {rank} ended with exit code {self._processes[rank].exitcode}; {heard.last}."
+        if kind == "failed":
+            return f"process {rank}: {content}"
+        if kind == "done":
+            heard.answered, heard.answer = True, content
+        elif kind == "begin":
+            heard.begun = content
+        else:
+            heard.collectives.append((content, heard.begun))
+        return ""
+
+
+def _apart(heard: list[_Heard]) -> str:
+    """How the collectives of the processes differ, so that one waits for the other without end; "" for not at all."""
+    calls = [one.collectives for one in heard]
+    for one, other in zip(*calls, strict=False):
+        if one != other:
+            return f"process 0 calls {one[0]} in {one[1]} while process 1 calls {other[0]} in {other[1]}."
+    for rank, done in enumerate(heard):
+        mine, others = calls[rank], calls[1 - rank]
+        if done.answered and len(others) > len(mine):
+            name, where = others[len(mine)]
+            return f"process {1 - rank} calls {name} in {where}, and process {rank} finished without that call."
+    return ""
 
 
 def _serve(rank: int, folder: str, connection: Connection) -> None:
@@ -149,33 +277,34 @@ def _serve(rank: int, folder: str, connection: Connection) -> None:
         init_method=Path(folder, "store").as_uri(),
         rank=rank,
         world_size=SIZE,
-        timeout=timedelta(seconds=START),
+        # Whoever sent the job gives up first, and says what was seen.
+        timeout=timedelta(seconds=2 * LIMIT),
     )
-    _send(connection, (True, None))
+    _send(connection, ("done", None))
     while True:
         try:
             content = connection.recv_bytes()
         except (EOFError, OSError):
             break
-        _send(connection, _answer(rank, content))
+        _send(connection, _answer(rank, content, Reports(connection)))
     dist.destroy_process_group()
 
 
-def _send(connection: Connection, answer: tuple[bool, Any]) -> None:
+def _send(connection: Connection, message: tuple[str, Any]) -> None:
     file = io.BytesIO()
-    torch.save(answer, file)
+    torch.save(message, file)
     # Whoever asked may have given up waiting.
     with contextlib.suppress(OSError):
         connection.send_bytes(file.getvalue())
 
 
-def _answer(rank: int, content: bytes) -> tuple[bool, Any]:
+def _answer(rank: int, content: bytes, reports: Reports) -> tuple[str, Any]:
     from augury.testing.bench import told
 
     try:
         home, job = pickle.loads(content)
         home.load()
         work, arguments = pickle.loads(job)
-        return True, work(rank, *arguments)
+        return "done", work(rank, reports, *arguments)
     except BaseException as error:  # a method may even call sys.exit
-        return False, told(error)
+        return "failed", told(error)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from augury.batch import Batch
 from augury.choice import Chosen
+from augury.distributed import Ranks
 from augury.hidden import HiddenMix
 from augury.testing import globals as world
 from augury.testing.bench import Bench, CheckFailed, NotApplicable, attempt
@@ -21,7 +21,7 @@ from augury.testing.checks.draws import other_seed
 from augury.testing.checks.state import survives
 from augury.testing.faults import mixing_matrix
 from augury.testing.harness import IMAGES, Trial, clone, gradients, same, tensors_of
-from augury.testing.workers import SIZE, Home, Workers, WorkersFailed
+from augury.testing.workers import SIZE, Home, ProcessesApart, ReportingRanks, Reports, Workers, WorkersFailed
 
 STEPS = 4
 LOOKS = 8
@@ -29,6 +29,11 @@ LOOKS = 8
 ADVICE = (
     "What is summed or averaged over a batch is summed over all processes: run.ranks.mean (differentiable), "
     "run.ranks.sum, run.ranks.gather_rows."
+)
+
+COLLECTIVES = (
+    "A collective (run.ranks) must be called by all processes or none: what decides about it comes from run.random, "
+    "which decides alike in all."
 )
 
 
@@ -80,39 +85,37 @@ def agree(bench: Bench, workers: Workers) -> None:
     state = None if made is None else clone(made.state_dict())
     try:
         records = workers.run(Home.of(bench.cls), work, sent, state)
+    except ProcessesApart as error:
+        raise CheckFailed(f"{bench.name}: of two processes, {error} {COLLECTIVES}") from None
     except WorkersFailed as error:
-        raise CheckFailed(
-            f"{bench.name}: two processes: {error}\nA collective (run.ranks) must be called by all processes or none: "
-            "what decides about it comes from run.random, which decides alike in all."
-        ) from None
+        raise CheckFailed(f"{bench.name}: two processes: {error}") from None
     _alike(bench.name, records)
     attempt(lambda: _Joined(bench, records).compare(), f"{bench.name}: one process on what two had augmented")
 
 
-def work(rank: int, sent: bytes, state: dict[str, Any] | None) -> tuple[list[tuple[int, int]], list[Record]]:
+def work(
+    rank: int, reports: Reports, sent: bytes, state: dict[str, Any] | None
+) -> tuple[list[tuple[int, int]], list[Record]]:
     """What a process does: shapes (M, K) of some augmented batches, then some steps."""
     name, cls, options = pickle.loads(sent)
-    looks = _trial(Chosen(name, cls, options), state)
+    ranks = ReportingRanks(reports)
+    looks = _trial(Chosen(name, cls, options), state, ranks)
     shapes = []
     for number in range(LOOKS):
+        reports.begin(f"augment_batch of step {number}")
         batch = part(looks.batch(number), rank)
         looks.augment(batch)
         shapes.append((len(batch), batch.labels.shape[1]))
         looks.methods.step()
-    if len(set(_gathered(shapes))) > 1:
+    reports.begin("the suite's comparison of shapes")
+    if len(set(map(str, ranks.gather_objects(shapes)))) > 1:
         return shapes, []
-    trial = _trial(Chosen(name, cls, options), state)
-    return shapes, [_step(trial, name, rank) for _ in range(STEPS)]
+    trial = _trial(Chosen(name, cls, options), state, ranks)
+    return shapes, [_step(trial, name, rank, reports) for _ in range(STEPS)]
 
 
-def _gathered(mine: Any) -> list[str]:
-    found: list[Any] = [None] * SIZE
-    dist.all_gather_object(found, mine)
-    return [str(one) for one in found]
-
-
-def _trial(chosen: Chosen, state: dict[str, Any] | None) -> Trial:
-    trial = Trial([chosen])
+def _trial(chosen: Chosen, state: dict[str, Any] | None, ranks: Ranks | None = None) -> Trial:
+    trial = Trial([chosen], ranks=ranks)
     # Each process must have the rows that the method needs.
     trial.images = SIZE * max(IMAGES // SIZE, math.ceil(chosen.cls.min_rows / trial.methods.views))
     if state is not None:
@@ -131,9 +134,11 @@ def part(batch: Batch, rank: int) -> Batch:
     return batch
 
 
-def _step(trial: Trial, name: str, rank: int) -> Record:
+def _step(trial: Trial, name: str, rank: int, reports: Reports) -> Record:
+    step = trial.step_number
     before, network = clone(trial.methods.state_dict()), clone(trial.network.state_dict())
     batch = part(trial.batch(), rank)
+    reports.begin(f"augment_batch of step {step}")
     drew = _draws(trial, name, "augment", lambda: trial.methods.augment_batch(batch))
     method, hidden = trial.methods[name], batch.hidden
     record = Record(
@@ -148,10 +153,13 @@ def _step(trial: Trial, name: str, rank: int) -> Record:
     )
     if len(batch):
         losses: list[Tensor] = []
+        reports.begin(f"compute_loss of step {step}")
         record.drew_later = _draws(trial, name, "loss", lambda: losses.append(trial.loss(batch)))
         loss = losses[0]
+        reports.begin(f"the backward pass of step {step}")
         if loss.requires_grad:
             loss.backward()
+        reports.begin(f"the suite's mean of the gradients of step {step}")
         for parameter in (*trial.network.parameters(), *trial.methods.parameters()):
             if parameter.grad is not None:
                 parameter.grad = trial.methods.run.ranks.mean(parameter.grad)
