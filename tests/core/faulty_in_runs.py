@@ -116,7 +116,9 @@ class LeavesGradients(augury.Method):
     def augment_batch(self, batch: Batch, run: Run) -> None:
         with torch.enable_grad():
             images = batch.images.clone().requires_grad_()
+            run.network.eval()
             (1e-3 * run.network(images).sum()).backward()
+            run.network.train()
         assert images.grad is not None
         batch.images = batch.images + 0.01 * images.grad.sign()
 

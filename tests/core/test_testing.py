@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.core import faulty_in_runs as later
 from tests.core import faulty_methods as planted
+from tests.core import faulty_with_networks as networks
 
 import augury
 from augury.testing import MethodContract
@@ -32,6 +33,10 @@ EIGHT = {
     planted.OwnStatistic: "test_two_processes_agree",
     planted.BoundInTheTest: "test_options",
     planted.EvenOnly: "test_batches_of_any_size",
+    networks.SetsRowWeights: "test_settings_of_rows_are_kept",
+    networks.TeacherInAList: "test_state_survives",
+    networks.ExtraPass: "test_network_is_left_alone",
+    networks.ChangesWeights: "test_network_is_left_alone",
 }
 MORE = {
     planted.SmoothsTwice: "test_labels_stay_shares",
@@ -68,6 +73,11 @@ MORE = {
     later.MixesInsideUndeclared: "test_batch_keeps_its_form",
     later.SwapsUndeclared: "test_batch_keeps_its_form",
     later.OwnCollective: "test_two_processes_agree",
+    networks.SetsRowWeightsInTheLoss: "test_settings_of_rows_are_kept",
+    networks.SetsSmoothing: "test_settings_of_rows_are_kept",
+    networks.TeacherOfTheStage: "test_state_survives",
+    networks.ExtraPassInTheLoss: "test_network_is_left_alone",
+    networks.ResetsTheClassifier: "test_network_is_left_alone",
 }
 CAUGHT_BY = EIGHT | MORE
 
@@ -139,6 +149,13 @@ def test_a_fault_is_caught_by_its_check_and_by_no_other(method: type[augury.Meth
         pytest.param(planted.HardestHalf, {STAGE, DRAWS, SIZES, CRITERION}, marks=pytest.mark.slow),
         pytest.param(later.Demanding, {STAGE, SIZES, CRITERION}, marks=pytest.mark.slow),
         pytest.param(later.Bce, {STAGE, DRAWS}, marks=pytest.mark.slow),
+        (networks.GradientPenalty, {STAGE, DRAWS, CRITERION}),
+        pytest.param(networks.UsesUpTheGraph, {STAGE, DRAWS, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(networks.MultipliesRowWeights, {STAGE, DRAWS, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(networks.Distils, {STAGE, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(networks.ExtraPasses, {STAGE, DRAWS, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(networks.LooksAround, {DRAWS, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(networks.ReadsTheRow, {STAGE, DRAWS, CRITERION}, marks=pytest.mark.slow),
     ],
 )
 def test_a_sound_method_passes(method: type[augury.Method], skipped: set[str], augury_workers: Workers) -> None:

@@ -48,7 +48,8 @@ def augment_batch(batch: Batch, run: Run) -> None:
 
     Called without gradients. Draw from `run.generator` (tensors) and `run.random` (decisions of the host), so that the
     draws depend on the step alone. Mixtures of rows go through `batch.mix`, which lets everything that belongs to a
-    row travel with it; `batch.take` leaves images out.
+    row travel with it; `batch.take` leaves images out. Row weights are multiplied, never set: the run's settings and
+    other methods may have weighted rows before. The network is left as it was found, as in `compute_loss`.
 
         @augury.hookimpl
         def augment_batch(self, batch, run):
@@ -74,6 +75,10 @@ def compute_loss(batch: Batch, output: ModelOutput, run: Run) -> Tensor:
     `class_logits`, one that changes `logits` must change both. It **replaces the criterion** as a plain
     implementation; two of those in one composition are refused. What it sums over the batch it sums over all
     processes: `run.ranks`.
+
+    Features and logits are part of the graph, so a loss may be differentiated by them; under autocast they are float32
+    copies, and the logits do not depend on `output.features` there. The network is left as it was found, weights and
+    BatchNorm's statistics: a further pass through it is made in evaluation mode, or through `self.freeze(network)`.
     """
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from augury.testing.bench import Bench, NotApplicable
 from augury.testing.candidate import installed_others
-from augury.testing.checks import basics, draws, processes, recipes, state, training
+from augury.testing.checks import basics, draws, network, processes, recipes, state, training
 from augury.testing.checks import options as declared
 from augury.testing.workers import Workers
 
@@ -55,6 +55,10 @@ class MethodContract:
         """Labels, their shares and smoothing, and the weights of rows."""
         _ask(basics.labels, augury_bench)
 
+    def test_settings_of_rows_are_kept(self, augury_bench: Bench) -> None:
+        """The weights and the smoothing that rows come with."""
+        _ask(basics.kept, augury_bench)
+
     def test_loss_is_one_number(self, augury_bench: Bench) -> None:
         """A finite float32 scalar."""
         _ask(basics.loss, augury_bench)
@@ -83,9 +87,13 @@ class MethodContract:
         """Saved, loaded and gone on with: the same to the last bit."""
         _ask(state.survives, augury_bench)
 
+    def test_network_is_left_alone(self, augury_bench: Bench) -> None:
+        """No hook leaves other weights, or other statistics of BatchNorm."""
+        _ask(network.left_alone, augury_bench)
+
     def test_evaluation_is_untouched(self, augury_bench: Bench) -> None:
         """The network is what its weights are."""
-        _ask(state.evaluation, augury_bench)
+        _ask(network.evaluation, augury_bench)
 
     @pytest.mark.parametrize(
         ("images", "what"),

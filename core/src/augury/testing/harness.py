@@ -24,7 +24,7 @@ from augury.method import Method, Spec
 from augury.randomness import derive, generator
 from augury.run import Host
 from augury.testing import globals as world
-from augury.testing.network import CHANNELS, ContractNet, builder
+from augury.testing.network import CHANNELS, ContractNet, builder, builder_on_resume
 
 CLASSES, SIDE, SEED = 10, 8, 3
 EPOCH, STEPS = 4, 8
@@ -43,6 +43,7 @@ class Facts:
         world: what the global generators are seeded by, beside the step.
         device: where it runs.
         autocast: whether the forward pass and the loss run under bfloat16.
+        resumed: whether the training goes on from a checkpoint; networks that methods build have other weights then.
     """
 
     channels: int = 3
@@ -50,17 +51,19 @@ class Facts:
     world: int | str = 0
     device: str = "cpu"
     autocast: bool = False
+    resumed: bool = False
 
 
-def spec_of(channels: int) -> Spec:
+def spec_of(channels: int, *, resumed: bool = False) -> Spec:
     """What methods are told. It can be sent to another process."""
+    build = builder_on_resume if resumed else builder
     return Spec(
         num_classes=CLASSES,
         num_features=CHANNELS[-1],
         image_size=(channels, SIDE, SIDE),
         total_steps=STEPS,
         steps_per_epoch=EPOCH,
-        build_network=builder(channels, CLASSES),
+        build_network=build(channels, CLASSES),
         classes=tuple(str(label) for label in range(CLASSES)),
     )
 
@@ -90,7 +93,7 @@ class Trial:
         world.seed(facts.world, "methods")
         self.methods = Composition(
             chosen,
-            spec_of(facts.channels),
+            spec_of(facts.channels, resumed=facts.resumed),
             seed=facts.seed,
             device=facts.device,
             ranks=self.ranks,
@@ -176,8 +179,23 @@ class Trial:
     def end_epoch(self) -> dict[str, float]:
         """What `post_epoch` makes of an epoch's row."""
         self.seed("epoch")
-        epoch = self.step_number // EPOCH
-        return self.methods.post_epoch({"epoch": epoch, "step": self.step_number, "train_loss": 2.0, "val_top1": 50.0})
+        return self.methods.post_epoch(epoch_row(self.step_number))
+
+
+def epoch_row(step: int) -> dict[str, float]:
+    """What `post_epoch` is told after so many steps, with every key that a run has."""
+    return {
+        "epoch": step // EPOCH,
+        "step": step,
+        "lr": RATE,
+        "train_loss": 2.0,
+        "train_top1": 40.0,
+        "train_top1_share": 1.0,
+        "train_seconds": 0.1,
+        "images_per_second": 500.0,
+        "val_top1": 50.0,
+        "val_loss": 1.5,
+    }
 
 
 def with_state_of(made: Method, chosen: Chosen, facts: Facts) -> Chosen:

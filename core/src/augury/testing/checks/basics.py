@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import augury
+from augury.batch import Batch
 from augury.criterion import Criterion
 from augury.method import hook_implementations, replaces_criterion
 from augury.testing.bench import Bench, CheckFailed, NotApplicable, attempt, told
@@ -47,6 +48,44 @@ def labels(bench: Bench) -> None:
     """Label shares are in [0, 1] and sum to 1, labels are classes, smoothing is in [0, 1], row weights are no less than
     0."""
     _faults(bench, "label")
+
+
+def kept(bench: Bench) -> None:
+    """The weights and the smoothing that rows come with are changed, not replaced."""
+    bench.ready()
+    trials = bench.trial(), bench.trial()
+    for number in range(STEPS):
+        plain, given = (trial.batch(number) for trial in trials)
+        # Each row has other values than any mixture or mean of rows.
+        rows = torch.linspace(0.3, 0.6, len(given)).square()
+        plain.row_weights, plain.smoothing = torch.ones_like(rows), torch.zeros_like(rows)[:, None]
+        given.row_weights, given.smoothing = 1 + rows, rows[:, None].clone()
+        for trial, batch in zip(trials, (plain, given), strict=True):
+            trial.augment(batch)
+        _not_replaced(bench.name, "augment_batch", plain, given)
+        for trial, batch in zip(trials, (plain, given), strict=True):
+            if len(batch):
+                trial.loss(batch)
+            trial.methods.step()
+        _not_replaced(bench.name, "compute_loss", plain, given)
+
+
+def _not_replaced(name: str, hook: str, plain: Batch, given: Batch) -> None:
+    """Fail where rows that came with other weights, or with another smoothing, have the same now."""
+    for field, full, advice in (
+        ("row_weights", 0.0, "Multiply them: batch.row_weights = batch.row_weights * w."),
+        ("smoothing", 1.0, "Smoothing by a and then by b is smoothing by a + (1 - a) b."),
+    ):
+        one, other = getattr(plain, field), getattr(given, field)
+        if one.shape != other.shape:
+            continue  # the method chooses rows by these
+        lost = ((one == other) & (one != full)).nonzero()
+        if len(lost):
+            place = tuple(lost[0].tolist())
+            raise CheckFailed(
+                f"{name}: {hook} sets `{field}` of row {place[0]} to {float(one[place]):.4g} whatever it was, which "
+                f"throws away what the run's settings and other methods say of the row. {advice}"
+            )
 
 
 def loss(bench: Bench) -> None:

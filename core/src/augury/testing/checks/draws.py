@@ -16,7 +16,7 @@ from augury.choice import Chosen
 from augury.run import Run
 from augury.testing import globals as world
 from augury.testing.bench import Bench, CheckFailed, NotApplicable
-from augury.testing.harness import EPOCH, Facts, Trial, clone, differing, same, tensors_of
+from augury.testing.harness import EPOCH, Facts, Trial, clone, differing, epoch_row, same, tensors_of
 
 STEPS = 4
 ADVICE = "Draw from run.generator (tensors, with device=batch.device) and run.random (what Python decides)."
@@ -89,15 +89,13 @@ def _calls(bench: Bench, *, dropout: bool) -> dict[str, Callable[[], object]]:
     batch = losing.batch()
     losing.augment(batch)
     losing.methods.train(dropout)
-    row = {"epoch": 1, "step": EPOCH, "train_loss": 2.0, "val_top1": 50.0}
     calls: dict[str, Callable[[], object]] = {
         "augment_batch": lambda: augmenting.methods.augment_batch(augmenting.batch(1)),
-        "post_epoch": lambda: losing.methods.post_epoch(row),
+        "post_epoch": lambda: losing.methods.post_epoch(epoch_row(EPOCH)),
     }
     if len(batch):
-        output = augury.forward(losing.network, batch)
-        features, logits = output.features.detach(), output.logits.detach()
-        calls["compute_loss"] = lambda: losing.methods.compute_loss(batch, augury.ModelOutput(features, logits))
+        # A pass for each call: methods may differentiate the output, which frees its graph.
+        calls["compute_loss"] = lambda: losing.methods.compute_loss(batch, augury.forward(losing.network, batch))
     return calls
 
 

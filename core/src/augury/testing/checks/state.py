@@ -1,18 +1,17 @@
-"""What a method must not lose, and what it must leave alone: checkpoints, and the network in evaluation."""
+"""What a method must not lose: saved, loaded and gone on with."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from augury.testing import globals as world
 from augury.testing.bench import Bench, CheckFailed, told
-from augury.testing.harness import CLASSES, EPOCH, SIDE, STEPS, Trial, clone, differing, same
-from augury.testing.network import builder
+from augury.testing.harness import EPOCH, STEPS, Facts, Trial, differing
 
 MIDDLE = EPOCH - 1
 CUTS = (0, MIDDLE, EPOCH)
@@ -75,7 +74,7 @@ def _save(trial: Trial, name: str) -> bytes:
 
 def _load(bench: Bench, content: bytes, cut: int) -> Trial:
     """A fresh training that goes on: what a pre-train stage did is in the checkpoint, or lost."""
-    trial = Trial([bench.candidate.chosen], host=bench.host())
+    trial = Trial([bench.candidate.chosen], Facts(resumed=True), host=bench.host())
     state = torch.load(io.BytesIO(content), weights_only=True)
     trial.network.load_state_dict(state["network"])
     try:
@@ -91,6 +90,7 @@ def _load(bench: Bench, content: bytes, cut: int) -> Trial:
 
 def _compare(bench: Bench, cut: int, content: bytes, rows: list[dict[str, Any]], unbroken: Trial) -> None:
     resumed = _load(bench, content, cut)
+    advice = " ".join([ADVICE, *_unsaved(unbroken, bench.name)])
     try:
         for step, wanted in enumerate(rows[cut:], cut):
             if step == MIDDLE:
@@ -99,13 +99,13 @@ def _compare(bench: Bench, cut: int, content: bytes, rows: list[dict[str, Any]],
             if keys := differing(found, wanted):
                 raise CheckFailed(
                     f"{bench.name}: saved after {cut} steps and loaded, {keys[0]} of step {step + 1} is "
-                    f"{_number(found.get(keys[0]))} instead of {_number(wanted.get(keys[0]))}. {ADVICE}"
+                    f"{_number(found.get(keys[0]))} instead of {_number(wanted.get(keys[0]))}. {advice}"
                 )
     except CheckFailed:
         raise
     except Exception as error:
         raise CheckFailed(
-            f"{bench.name}: saved after {cut} steps and loaded, it fails: {told(error)}\n{ADVICE}"
+            f"{bench.name}: saved after {cut} steps and loaded, it fails: {told(error)}\n{advice}"
         ) from error
     for what, one, other in (
         ("its state", resumed.methods.state_dict(), unbroken.methods.state_dict()),
@@ -114,8 +114,31 @@ def _compare(bench: Bench, cut: int, content: bytes, rows: list[dict[str, Any]],
         if keys := differing(one, other):
             raise CheckFailed(
                 f"{bench.name}: saved after {cut} steps, loaded and trained to the end, {what} is another: "
-                f"`{keys[0]}`. {ADVICE}"
+                f"`{keys[0]}`. {advice}"
             )
+
+
+def _unsaved(trial: Trial, name: str) -> Iterator[str]:
+    """A line for each attribute of the method, or of a part of it, that holds a network or a tensor which is no part of
+    its state."""
+    method = trial.methods[name]
+    known = {id(part) for root in (method, trial.network) for part in root.modules()}
+    for path, part in method.named_modules():
+        for key, value in vars(part).items():
+            held = [one for one in _held(value) if id(one) not in known]
+            if key.startswith("_") and key in vars(nn.Module()) or not held:
+                continue
+            place = ".".join(filter(None, [path, key]))
+            if isinstance(held[0], nn.Module):
+                yield f"`self.{place}` holds a network that is not saved; self.freeze(network) is."
+            else:
+                yield f"`self.{place}` holds a tensor that is not saved; a buffer (register_buffer) is."
+
+
+def _held(value: Any) -> list[nn.Module | Tensor]:
+    """The networks and tensors in a value of Python."""
+    parts: Any = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+    return [part for part in parts if isinstance(part, nn.Module | Tensor)]
 
 
 def _number(value: Any) -> str:
@@ -123,72 +146,3 @@ def _number(value: Any) -> str:
         return "missing"
     number = float(value)
     return f"{number:.9g}" if math.isfinite(number) else str(number)
-
-
-def evaluation(bench: Bench) -> None:
-    """The network that was trained with the method is the one that is exported: same answers in evaluation, same
-    weights' names, no hooks left, modes and gradients as they were; and evaluating changes no state of the method."""
-    bench.ready()
-    trial = bench.trial()
-    modes, trained = _modes(trial.network), _trained(trial.network)
-    left = _hooks(trial.network)
-    while trial.step_number < STEPS:
-        trial.step()
-        if trial.step_number % EPOCH == 0:
-            trial.end_epoch()
-    name, network = bench.name, trial.network
-    if found := sorted(_hooks(network) - left):
-        raise CheckFailed(
-            f"{name}: leaves a hook behind on {', '.join(found)}. It would act in evaluation and be missing on resume. "
-            "Remove it before the hook returns; rows are mixed inside the network with batch.mix_hidden."
-        )
-    if _modes(network) != modes or _trained(network) != trained:
-        raise CheckFailed(
-            f"{name}: leaves parts of the network in another mode (train or eval), or with another requires_grad, than "
-            "it found them. Put them back, or work on a copy: self.freeze(network)."
-        )
-    reference = builder(trial.facts.channels, CLASSES)()
-    try:
-        reference.load_state_dict(network.state_dict())
-    except RuntimeError as error:
-        raise CheckFailed(
-            f"{name}: the network's weights have other names or shapes with the method, and could not be exported: "
-            f"{error}. A method's modules are its own, not the network's."
-        ) from error
-    before = clone(trial.methods.state_dict())
-    images = torch.randn(7, trial.facts.channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    world.seed("evaluation")
-    logits, wanted = _logits(network, images), _logits(reference, images)
-    if not same(logits, wanted):
-        raise CheckFailed(
-            f"{name}: in evaluation the network answers otherwise than its weights do alone (logits differ by up to "
-            f"{float((logits - wanted).abs().max()):.3g}). The method has changed the network's forward pass for good."
-        )
-    if found := differing(trial.methods.state_dict(), before):
-        raise CheckFailed(f"{name}: evaluating the network changes the method's state: `{found[0]}`.")
-
-
-@torch.no_grad()
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = network.eval()(images)
-    return logits
-
-
-def _modes(network: nn.Module) -> dict[str, bool]:
-    return {name: module.training for name, module in network.named_modules()}
-
-
-def _trained(network: nn.Module) -> dict[str, bool]:
-    return {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def _hooks(network: nn.Module) -> set[str]:
-    """The places that have hooks: modules by name, and all modules of the process."""
-    own = {
-        f"`{name or 'the network'}`" for name, part in network.named_modules() if any(getattr(part, h) for h in _HOOKS)
-    }
-    everywhere = [getattr(nn.modules.module, f"_global{h}") for h in _HOOKS]
-    return own | ({"all modules"} if any(everywhere) else set())
