@@ -8,6 +8,7 @@ hundred of them take minutes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
@@ -41,8 +42,10 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "agmax": [{}, {"n_units": 16}],
 }
 """What the compositions are drawn from, in an order in which all go together."""
-LATEST = 120
-"""Seconds after which a run that neither ends nor dies has hung."""
+SILENT = 600.0
+"""Seconds without a new row, checkpoint or other file after which a run has hung."""
+POLL = 0.002
+"""Seconds between two looks at a run."""
 HUNG = 1000
 """What stands for that among exit statuses."""
 
@@ -61,6 +64,8 @@ def drawn_config(drawn: random.Random) -> RunConfig:
                 "workers": drawn.choice([0, 0, 1, 2]),
                 "protocol": drawn.choice(["validation", "paper"]),
             },
+            # Dropout draws from torch's generator, which a resumed run must find where it was.
+            "model": {"kwargs": {"drop_rate": drawn.choice([0.1, 0.3])}},
             "optim": {
                 "name": drawn.choice(["sgd", "sgd", "adamw"]),
                 "epochs": drawn.choice([2, 3, 4]),
@@ -114,8 +119,10 @@ class Outcome:
         return not self.reason
 
 
-def in_fork(work: Callable[[], object], errors: Path, kill: Kill | None = None) -> int:
-    """Do `work` in a forked process, which dies as `kill` says; returns its exit status, negative for a signal."""
+def in_fork(work: Callable[[], object], folder: Path, errors: Path, kill: Kill | None = None) -> int:
+    """Do `work`, a run in `folder`, in a forked process, which dies as `kill` says; returns its exit status, negative
+    for a signal."""
+    errors.unlink(missing_ok=True)
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -129,18 +136,32 @@ def in_fork(work: Callable[[], object], errors: Path, kill: Kill | None = None) 
             errors.write_text(traceback.format_exc(), encoding="utf-8")
         finally:
             os._exit(code)
-    began = time.monotonic()
-    timed = kill is not None and kill.seconds is not None
-    until = began + (kill.seconds if kill is not None and kill.seconds is not None else LATEST)
+    dies = None if kill is None or kill.seconds is None else time.monotonic() + kill.seconds
+    found, silent = files_of(folder), 0.0
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
+        timed = dies is not None and time.monotonic() > dies
+        if timed or silent > SILENT:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return -signal.SIGKILL if timed else HUNG
-        time.sleep(0.002)
+        time.sleep(POLL)
+        # The waiting is counted, not read from a clock: a machine that is slow is slow for both.
+        silent += POLL
+        if silent > SILENT / 20 and (now := files_of(folder)) != found:
+            found, silent = now, 0.0
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """The size and the time of change of each file of a run: what shows that it goes on."""
+    found = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a checkpoint that is replaced
+            told = path.stat()
+            found[str(path)] = told.st_size, told.st_mtime_ns
+    return found
 
 
 def _die_at_replacement(kill: Kill) -> None:
@@ -167,8 +188,8 @@ def soak_one(seed: int, folder: Path) -> Outcome:
     what += f", {config.data.loader}" + (f" of {config.data.workers}" if config.data.loader == "stream" else "")
     twin, run, errors = folder / "twin", folder / "run", folder / "errors.txt"
     began = time.monotonic()
-    if in_fork(lambda: train(config, twin), errors):
-        return Outcome(seed, what, (), f"its twin failed: {_last(errors)}")
+    if status := in_fork(lambda: train(config, twin), twin, errors):
+        return Outcome(seed, what, (), f"its twin, which nobody disturbed: {_reason(status, errors)}")
     seconds = time.monotonic() - began
     kills = []
     for _ in range(drawn.choice([1, 1, 2])):
@@ -176,11 +197,11 @@ def soak_one(seed: int, folder: Path) -> Outcome:
             kill = Kill(seconds=drawn.random() * seconds)
         else:
             kill = Kill(replacement=drawn.randint(1, 3 + 3 * config.optim.epochs), after=drawn.random() < 0.5)
-        status = in_fork(lambda: _go_on(config, run), errors, kill)
+        status = in_fork(lambda: _go_on(config, run), run, errors, kill)
         kills.append(str(kill) if status == -signal.SIGKILL else f"{kill} (it had ended)")
         if status not in (0, -signal.SIGKILL):
             return Outcome(seed, what, tuple(kills), _reason(status, errors))
-    if status := in_fork(lambda: _go_on(config, run), errors):
+    if status := in_fork(lambda: _go_on(config, run), run, errors):
         return Outcome(seed, what, tuple(kills), _reason(status, errors))
     try:
         assert_same_run(twin, run)
@@ -198,11 +219,12 @@ def _go_on(config: RunConfig, folder: Path) -> None:
 
 
 def _reason(status: int, errors: Path) -> str:
-    return "it hung" if status == HUNG else f"it failed: {_last(errors)}"
-
-
-def _last(errors: Path) -> str:
-    return errors.read_text(encoding="utf-8").strip().splitlines()[-1] if errors.exists() else "without a word"
+    """How a run ended, and its last lines."""
+    if status == HUNG:
+        return f"it hung: no new row, checkpoint or other file for {SILENT:.0f} s"
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+    lines = errors.read_text(encoding="utf-8").strip().splitlines() if errors.exists() else []
+    return "\n".join([f"it failed: {how}" + (":" if lines else ", without a word"), *lines[-8:]])
 
 
 def soak(seeds: range, jobs: int, tell: Callable[[Outcome], None]) -> list[Outcome]:

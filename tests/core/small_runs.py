@@ -21,6 +21,8 @@ from augury.training.result import Result
 from augury.training.trainer import Trainer, resume
 from augury.training.watch import Interrupted, Silent
 
+DROPOUT: dict[str, Any] = {"kwargs": {"drop_rate": 0.2}}
+"""A `model` section whose network draws from torch's generator, which a resumed run must find where it was."""
 TIMES = ("train_seconds", "images_per_second")
 
 
@@ -140,11 +142,17 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """Bit for bit the same rows and weights."""
-    assert rows_of(one) == rows_of(other)
+    # The soak runs without pytest, which would tell the two values.
+    rows, others = rows_of(one), rows_of(other)
+    assert len(rows) == len(others), f"{len(rows)} and {len(others)} rows"
+    for mine, theirs in zip(rows, others, strict=True):
+        differing = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+        assert mine == theirs, f"`{differing[0]}` of epoch {mine['epoch']}"
     for name in ("last.safetensors", "best.safetensors"):
         expected, found = load_file(one / name), load_file(other / name)
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[key], found[key]) for key in expected)
+        assert expected.keys() == found.keys(), f"{name}: other weights"
+        for key, weights in expected.items():
+            assert torch.equal(weights, found[key]), f"`{key}` of {name}"
 
 
 def resumed(config: RunConfig, folder: Path, steps: int) -> Result:

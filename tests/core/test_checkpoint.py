@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.small_runs import assert_same_run, interrupted, small
+from tests.core.small_runs import DROPOUT, assert_same_run, interrupted, small
 
 from augury.backbones.weights import load_weights, save_weights
 from augury.config import RunConfig
@@ -184,13 +184,13 @@ def test_weights_that_are_not_what_was_written_do_not_count(tmp_path: Path) -> N
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs of four steps, undisturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(small("isda", optim={"epochs": 3}), folder)
+    train(small("isda", model=DROPOUT, optim={"epochs": 3}), folder)
     return folder
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    interrupted(small("isda", optim={"epochs": 3}), folder, 9)
+    interrupted(small("isda", model=DROPOUT, optim={"epochs": 3}), folder, 9)
     before, newest = checkpoints(folder)
     assert (checkpoint._step(before), checkpoint._step(newest)) == (8, 9)
     flip_a_bit(newest)
@@ -208,7 +208,7 @@ def test_checkpoints_come_every_so_many_steps(whole: Path, tmp_path: Path, monke
         save(folder, step, state)
 
     monkeypatch.setattr("augury.training.trainer.save_checkpoint", noting)
-    train(small("isda", optim={"epochs": 3}, train={"save_every": 3}), tmp_path / "run")
+    train(small("isda", model=DROPOUT, optim={"epochs": 3}, train={"save_every": 3}), tmp_path / "run")
     #              the start, each third step, and each epoch of four; the last is written again when it is looked at
     assert steps == [0, 3, 4, 6, 8, 9, 12, 12]
     assert_same_run(whole, tmp_path / "run")
@@ -300,7 +300,7 @@ def test_a_stop_while_an_epoch_is_looked_at_keeps_its_steps(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    trainer = Trainer(make_plan(small("isda", optim={"epochs": 3})))
+    trainer = Trainer(make_plan(small("isda", model=DROPOUT, optim={"epochs": 3})))
     evaluate = trainer._evaluate
 
     def asked(split: str, network: torch.nn.Module) -> dict[str, float]:

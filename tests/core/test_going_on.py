@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from tests.core.small_runs import assert_same_run, interrupted, resumed, rows_of, small
+from tests.core.small_runs import DROPOUT, assert_same_run, interrupted, resumed, rows_of, small
 
 import augury
 from augury.config import RunConfig
@@ -74,7 +74,7 @@ RARE = ("adamw, by epoch", "papers")
 )
 def test_interrupted_and_resumed_is_bit_for_bit_the_same(sections: dict[str, Any], tmp_path: Path) -> None:
     optim = {"epochs": 3, **sections.get("optim", {})}
-    config = small("isda", **{**sections, "optim": optim})
+    config = small("isda", **{"model": DROPOUT, **sections, "optim": optim})
     whole = train(config, tmp_path / "whole")
     again = resumed(config, tmp_path / "resumed", 6)
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
