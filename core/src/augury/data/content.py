@@ -15,6 +15,7 @@ from PIL import Image
 from augury.data.decoding import UnreadableError, decode_rgb, unreadable
 from augury.data.index import Integers
 from augury.data.source import Collection, Labels, Source
+from augury.data.split_names import check_classes, counted
 from augury.errors import UsageError
 
 Item = TypeVar("Item")
@@ -78,6 +79,7 @@ def collect(
     order: Callable[[Any], Any],
     skip_bad: bool,
     classes: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Collection:
     """Number the classes of what was found and leave out what cannot be decoded.
 
@@ -87,11 +89,13 @@ def collect(
         source: makes a source of items and labels.
         order, classes: see `numbered`.
         skip_bad: decode each image once, and leave out those that fail.
+        notes: what the user may not expect, a line each.
 
     Raises:
         UsageError: as for `numbered`; a class whose images are all bad.
     """
     labels, names = numbered(title, {split: kinds for split, (kinds, _) in found.items()}, order, classes)
+    notes = [*notes, *check_labels(title, names, labels)]
     splits: dict[str, Source] = {}
     skipped: list[str] = []
     for split, (kinds, items) in found.items():
@@ -102,7 +106,25 @@ def collect(
             if len(set(made.labels.tolist())) < len(set(kinds)):
                 raise UsageError(f"{title}: none of the {split} images of a class can be read. {bad[0]}.")
         splits[split] = made
-    return Collection(splits, names, skipped=skipped)
+    return Collection(splits, names, skipped=skipped, notes=notes)
+
+
+def check_labels(title: str, names: Sequence[str], labels: Mapping[str, Labels]) -> list[str]:
+    """Refuse classes that are named like splits; returns notes on those that are taken for classes.
+
+    Args:
+        title: what messages call the data set.
+        names: of the classes.
+        labels: N int64 by split.
+
+    Raises:
+        UsageError: see `check_classes`.
+    """
+    every = np.concatenate(list(labels.values()))
+    above = "" if "all" in labels else "train"
+    return check_classes(
+        title, names, lambda name: counted(int((every == names.index(name)).sum()), "image"), above=above
+    )
 
 
 def numbered(

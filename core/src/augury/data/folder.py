@@ -15,20 +15,13 @@ from PIL import Image
 from augury.data.decoding import SUFFIXES, UnreadableError, decode_rgb, unreadable
 from augury.data.index import Files, Integers, Known, Names, inspect
 from augury.data.source import Collection, Labels, Source
+from augury.data.split_names import SPLIT_NAMES, check_below, check_classes, counted, parts_of
 from augury.errors import UsageError
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Which split a folder of that name is."""
 LISTED = 5
 """Unreadable files that an error names."""
+TABLES = (".csv", ".tsv", ".xlsx", ".parquet", ".json", ".txt")
+"""Endings of files that may hold labels, which are not read."""
 
 
 @dataclass
@@ -80,11 +73,12 @@ def open_folder(root: Path, *, skip_bad: bool) -> Collection:
         the splits found, or `all` for a folder without splits; class names in alphabetical order.
 
     Raises:
-        UsageError: no classes, an empty class, a class that training does not have, images that cannot be read.
+        UsageError: no classes, a class named like a split, an empty class, a class that training does not have, images
+            that cannot be read.
     """
     root = Path(root).expanduser().absolute()
     try:
-        folders, classes, found = _listed(root)
+        folders, classes, found, notes = _listed(root)
     except OSError as error:
         place = error.filename or root
         raise UsageError(f"{place}: cannot be listed ({error.strerror}). Check its permissions.") from None
@@ -102,7 +96,7 @@ def open_folder(root: Path, *, skip_bad: bool) -> Collection:
         splits[split] = _source(root / folders[split], root, files, labels, sizes, classes)
         start += len(labels)
     skipped = [f"{root / everything.paths[number]}: {reason}" for number, reason in known.bad.items()]
-    return Collection(splits, classes, skipped=skipped, notes=_unused(root, folders))
+    return Collection(splits, classes, skipped=skipped, notes=[*_unused(root, folders), *notes])
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -115,17 +109,70 @@ def images_below(folder: Path) -> list[Path]:
     return [folder / path for path in sorted(os.path.normpath(path) for path, _, _ in _walk(folder, ".", ()))]
 
 
-def _listed(root: Path) -> tuple[dict[str, str], list[str], dict[str, tuple[Files, Labels]]]:
-    """The folder of each split, the classes, and the images of each split with their labels."""
+def _listed(root: Path) -> tuple[dict[str, str], list[str], dict[str, tuple[Files, Labels]], list[str]]:
+    """Return the folder of each split, the classes, the images of each split with their labels, and notes."""
     folders = _splits(root)
     place = root / folders.get("train", "")
     classes = _subfolders(place)
+    notes = _check_names(place, classes, folders)
     if len(classes) < 2:
         raise UsageError(
             f"{place}: found {len(classes)} class folder(s), at least 2 are needed. "
-            "Put the images of each class in a folder of its own."
+            f"Put the images of each class in a folder of its own{_deeper(place, classes)}."
         )
-    return folders, classes, {split: _files(root, folder, classes) for split, folder in folders.items()}
+    found = {split: _files(root, folder, classes) for split, folder in folders.items()}
+    for folder, (files, _) in zip(folders.values(), found.values(), strict=True):
+        notes += _loose(root / folder)
+        _refuse_splits_below(root / folder, len(folder) + 1 if folder else 0, files.paths)
+    return folders, classes, found, notes
+
+
+def _check_names(place: Path, classes: Sequence[str], folders: dict[str, str]) -> list[str]:
+    """Refuse class folders named like splits; returns notes on those that are taken for classes."""
+    inside = {name: _subfolders(place / name) for name in classes if parts_of(name).splits}
+
+    def told(name: str) -> str:
+        below = inside[name]
+        if not below:
+            return counted(len(_walk(place, name, ())), "image")
+        return f"{counted(len(below), 'folder')}: {', '.join(below[:3])}{' ...' if len(below) > 3 else ''}"
+
+    tables = [name for name in _names(place, files=True) if os.path.splitext(name)[1].lower() in TABLES]
+    return check_classes(
+        str(place), classes, told, inside=inside, tables=tables if inside else [], above=folders.get("train", "")
+    )
+
+
+def _deeper(place: Path, classes: Sequence[str]) -> str:
+    """Name the folder below that may be meant, where a single folder leads to it."""
+    if not classes:
+        return ""
+    below = place / classes[0]
+    while len(names := _subfolders(below)) == 1:
+        below /= names[0]
+    return f"; or did you mean {below}?" if names else ""
+
+
+def _loose(folder: Path) -> list[str]:
+    """A line where images lie beside the class folders."""
+    count = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in _names(folder, files=True))
+    return [f"{folder}: {counted(count, 'image')} in no class folder, left out."] if count else []
+
+
+def _refuse_splits_below(place: Path, start: int, paths: Sequence[str]) -> None:
+    """Refuse splits inside class folders; `start` is where the class begins in the paths."""
+    ways = {path[start:].rpartition(os.sep)[0] for path in paths}
+    below: dict[str, list[list[str]]] = {}
+    for way in sorted(ways):
+        name, *deeper = way.split(os.sep)
+        below.setdefault(name, []).append(deeper)
+    for name, folders in below.items():
+        check_below(
+            str(place / name),
+            folders,
+            f"Every image below `{name}` would count as the same split. Put splits above classes (train/{name}/, "
+            f"test/{name}/), or rename the folder.",
+        )
 
 
 def _splits(root: Path) -> dict[str, str]:
@@ -151,14 +198,20 @@ def _unused(root: Path, folders: dict[str, str]) -> list[str]:
     lines = []
     for name in sorted(set(_subfolders(root)) - set(folders.values())):
         near = difflib.get_close_matches(name.lower(), ("train", "val", "test"), n=1)
+        near = sorted(parts_of(name).splits - {"unlabelled"}) or near
         hint = f" Did you mean `{near[0]}`?" if near else ""
         lines.append(f"{root / name}: not used; splits are called train, val and test.{hint}")
     return lines
 
 
 def _subfolders(root: Path) -> list[str]:
+    return _names(root, files=False)
+
+
+def _names(root: Path, *, files: bool) -> list[str]:
+    """The names of the folders in a folder, or of all else; hidden ones left out."""
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
+        return sorted(e.name for e in entries if _is_folder(e) != files and not e.name.startswith("."))
 
 
 def _files(root: Path, folder: str, classes: Sequence[str]) -> tuple[Files, Labels]:
@@ -166,7 +219,8 @@ def _files(root: Path, folder: str, classes: Sequence[str]) -> tuple[Files, Labe
     there = _subfolders(root / folder)
     if not there:
         raise UsageError(
-            f"{root / folder}: holds no class folders. Sort its images into {_some(classes)}, or move it elsewhere."
+            f"{root / folder}: holds no class folders, so its images have no labels. "
+            f"Sort them into {_some(classes)}, or move it out of the data set."
         )
     strange = sorted(set(there) - set(classes))
     if strange:

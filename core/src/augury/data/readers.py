@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from augury.data.content import ContentSource, collect, numbered
+from augury.data.content import ContentSource, check_labels, collect, numbered
 from augury.data.decoding import to_rgb
-from augury.data.folder import SPLIT_NAMES
 from augury.data.index import Integers
 from augury.data.source import ArraySource, Collection, Labels, Source
+from augury.data.split_names import SPLIT_NAMES, parts_of
 from augury.data.tars import open_shards, open_tar
 from augury.errors import AuguryError, UsageError
 
@@ -159,20 +159,23 @@ def _hfds(name: str, rest: str, skip_bad: bool) -> Collection:
     keys = _keys(datasets, rest)
     found: dict[str, tuple[Sequence[Any], list[tuple[Any, int]]]] = {}
     classes: list[str] = []
-    for split, theirs in _ours(name, datasets.get_dataset_split_names(rest)).items():
+    ours, notes = _ours(name, datasets.get_dataset_split_names(rest))
+    for split, theirs in ours.items():
         reader = create_reader(name, split=theirs, **keys)
         names = reader.class_to_idx
         classes = sorted(names, key=names.__getitem__)
         labels = list(reader.dataset[reader.label_key][:])
         if _labelled(name, split, labels):
             found[split] = labels, [(reader, row) for row in range(len(labels))]
+        else:
+            notes.append(_no_labels(name, split))
 
     def source(items: list[tuple[Any, int]], labels: Labels) -> ReaderSource:
         reader = items[0][0]
         rows = np.array([row for _, row in items], dtype=np.int64)
         return ReaderSource(labels, reader, rows, f"{name} {reader.split} image")
 
-    return collect(name, found, source, _natural, skip_bad, classes)
+    return collect(name, found, source, _natural, skip_bad, classes, notes)
 
 
 def _streamed(name: str, prefix: str, rest: str) -> Collection:
@@ -191,7 +194,8 @@ def _streamed(name: str, prefix: str, rest: str) -> Collection:
         theirs, options = list(builder.info.splits), {}
     loaded = {}
     classes: list[str] = []
-    for split, given in _ours(name, theirs).items():
+    ours, notes = _ours(name, theirs)
+    for split, given in ours.items():
         reader = create_reader(name, split=given, **options)
         # timm would give each process of a run a part; every one of ours picks its own from the whole.
         reader.dist_rank, reader.dist_num_replicas = 0, 1
@@ -199,11 +203,13 @@ def _streamed(name: str, prefix: str, rest: str) -> Collection:
         images, kinds = _whole(reader)
         if _labelled(name, split, kinds):
             loaded[split] = images, kinds
+        else:
+            notes.append(_no_labels(name, split))
     labels, names = numbered(name, {split: kinds for split, (_, kinds) in loaded.items()}, _natural, classes)
     splits: dict[str, Source] = {
         split: _decoded(images, labels[split], f"{name} {split} image") for split, (images, _) in loaded.items()
     }
-    return Collection(splits, names)
+    return Collection(splits, names, notes=[*notes, *check_labels(name, names, labels)])
 
 
 def _without_code() -> Any:
@@ -230,15 +236,29 @@ def _keys(datasets: Any, rest: str) -> dict[str, str]:
     return keys
 
 
-def _ours(name: str, theirs: Iterable[str]) -> dict[str, str]:
-    """Their splits by our names."""
+def _ours(name: str, theirs: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Return their splits by our names, and a line for what may not be expected of that."""
     listed = list(theirs)
-    splits = {SPLIT_NAMES[split.lower()]: split for split in listed if split.lower() in SPLIT_NAMES}
+    splits: dict[str, str] = {}
+    for split in listed:
+        ours = SPLIT_NAMES.get(split.lower())
+        if ours in splits:
+            raise UsageError(f"{name}: both {splits[ours]} and {split} are its {ours} split. Choose another data set.")
+        if ours is not None:
+            splits[ours] = split
     if "train" in splits:
-        return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+        unused = [split for split in listed if split not in splits.values()]
+        told = f"{name}: not used: {', '.join(unused)}; splits are called train, val (validation) and test."
+        return {split: splits[split] for split in ("train", "val", "test") if split in splits}, [told] if unused else []
     if len(listed) == 1:
-        return {"all": listed[0]}
+        (only,) = listed
+        other = parts_of(only).splits - {"train"}
+        return {"all": only}, [f"{name}: has no split but {only}, and trains on a part of that."] if other else []
     raise UsageError(f"{name}: has no split called train, but {', '.join(listed)}. Choose another data set.")
+
+
+def _no_labels(name: str, split: str) -> str:
+    return f"{name}: the images of its {split} split have no labels, so it is left out."
 
 
 def _labelled(name: str, split: str, labels: Sequence[Any]) -> bool:

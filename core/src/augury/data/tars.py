@@ -17,9 +17,9 @@ import numpy as np
 
 from augury.data.content import ContentSource, collect
 from augury.data.decoding import SUFFIXES
-from augury.data.folder import SPLIT_NAMES
 from augury.data.index import Integers, Names
 from augury.data.source import Collection, Labels
+from augury.data.split_names import SPLIT_NAMES, check_below, parts_of
 from augury.errors import UsageError
 from augury.outside import RECORDED, parse_json, read_text
 
@@ -80,10 +80,12 @@ def open_tar(path: Path, *, skip_bad: bool) -> Collection:
         skip_bad: leave out images that cannot be decoded; each is decoded once to know.
 
     Raises:
-        UsageError: no images, fewer than 2 classes, a class that training does not have, a tar that cannot be read.
+        UsageError: no images, fewer than 2 classes, a class or a folder named like a split, a class that training does
+            not have, a tar that cannot be read.
     """
     tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
     entries = []
+    ways: set[tuple[str, ...]] = set()
     for number, tar in enumerate(tars):
         above = () if path.is_file() else (tar.stem,)
         for name, folders, start, size in _images(tar, above):
@@ -92,8 +94,14 @@ def open_tar(path: Path, *, skip_bad: bool) -> Collection:
                     f"{tar}: {name} lies in no folder, so its class is unknown. "
                     f"Put each class in a folder; for shards of WebDataset give wds/{path}."
                 )
-            words = (SPLIT_NAMES.get(folder.lower()) for folder in folders[:-1])
-            entries.append(_Entry(next(filter(None, words), ""), folders[-1], name, (number, start, size)))
+            ways.add(folders[:-1])
+            splits = {SPLIT_NAMES[folder.lower()] for folder in folders[:-1] if folder.lower() in SPLIT_NAMES}
+            if len(splits) > 1:
+                raise UsageError(f"{tar}: {name} lies below folders of two splits. Leave one above its class.")
+            entries.append(_Entry(next(iter(splits), ""), folders[-1], name, (number, start, size)))
+    # Folders above classes that are splits by our own names are told apart already.
+    others = [[folder for folder in way if folder.lower() not in SPLIT_NAMES] for way in sorted(ways)]
+    check_below(str(path), others, "Name the folders above the classes train, val and test: train/cat/0001.jpg.")
     return _collection(path, tars, entries, str, skip_bad)
 
 
@@ -102,8 +110,8 @@ def open_shards(text: str, *, skip_bad: bool) -> Collection:
     read in any order and nothing is kept in memory; the package `webdataset` is not needed.
 
     Each sample is an image and its class in `.cls`, a whole number; or in the `.json` under the key that the info file
-    calls `alt_label`. Splits are those of timm's info file (`_info.json`), else `train`, `val` (validation) or `test`
-    as a word in the shards' names.
+    calls `alt_label`. Splits are those of timm's info file (`_info.json`), else what the shards' names say: `train`,
+    `val`, `test`, or another word for one of them (`augury.data.split_names`).
 
     Args:
         text: a folder of shards, or their paths with `*` or braces: `shards/train-{000..012}.tar`.
@@ -135,7 +143,16 @@ def _collection(
 
     if not entries:
         raise UsageError(f"{path}: no images in it ({', '.join(sorted(SUFFIXES))}).")
+    notes: list[str] = []
     if not any(entry.split == "train" for entry in entries):
+        found = {entry.split for entry in entries}
+        if len(found) > 1:
+            told = " and ".join(sorted(found - {""}))
+            raise UsageError(
+                f"{path}: has no split called train, but {told}. Name the one of the training images train."
+            )
+        if found != {""}:
+            notes.append(f"{path}: has no split but {found.pop()}, and trains on a part of that.")
         groups = {"all": entries}
     else:
         stray = next((entry for entry in entries if not entry.split), None)
@@ -151,6 +168,7 @@ def _collection(
         source,
         order,
         skip_bad,
+        notes=notes,
     )
 
 
@@ -234,9 +252,16 @@ def _split_of(shard: Path, info: dict[str, Any]) -> tuple[str, str]:
     """The split a shard belongs to, empty for none, and the key of its label in the json, empty where it is in .cls."""
     for name, split in info.items():
         if shard.name in split["filenames"]:
-            return SPLIT_NAMES.get(name.lower(), ""), split["alt_label"]
-    words = re.split(r"[^a-z]+", shard.stem.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), ""), ""
+            return _split_named(name, shard), split["alt_label"]
+    return _split_named(shard.stem, shard), ""
+
+
+def _split_named(name: str, shard: Path) -> str:
+    """The split that a name has a word of, empty for none."""
+    splits = parts_of(name).splits - {"unlabelled"}
+    if len(splits) > 1:
+        raise UsageError(f"{shard}: `{name}` names two splits, {' and '.join(sorted(splits))}. Leave one in the name.")
+    return next(iter(splits), "")
 
 
 def _samples(shard: Path, label_key: str) -> Iterator[tuple[str, int, int, int]]:
