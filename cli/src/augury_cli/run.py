@@ -197,26 +197,21 @@ def _print_rehearsal(found: Rehearsal, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
         return
-    channels, height, width = found.image_size
-    frozen = found.parameters - found.trained_parameters
-    splits = ", ".join(f"{count:,} {name}" for name, count in found.images.items())
+    from augury.training.start_lines import labelled
+
     total = found.epoch_seconds * found.epochs
-    lines = {
-        "model": f"{found.model}, {found.parameters / 1e6:.2f} M parameters"
-        + (f", {frozen / 1e6:.2f} M of them frozen" if frozen else ""),
-        "methods": (", ".join(found.methods) or "none")
-        + (f", {found.method_parameters / 1e6:.2f} M parameters" if found.method_parameters else ""),
-        "images": f"{splits}; {found.classes} classes; {channels} x {height} x {width}; loader {found.loader}",
-        **{name: " ".join(words) or "nothing" for name, words in found.pipelines.items()},
+    fields = {name: " ".join(words) or "nothing" for name, words in found.pipelines.items()} | {
+        "loader": found.loader,
         "steps": f"{found.epochs} epochs of {found.steps_per_epoch} steps of {found.batch_size} images",
-        "device": f"{found.device}, {found.precision}"
-        + ("" if found.peak_bytes is None else f", at most {found.peak_bytes / 2**30:.2f} GiB of memory"),
         "time": f"{found.step_seconds:.3f} s a step, {_duration(found.epoch_seconds)} an epoch, {_duration(total)} "
         "in all, without reading images, evaluation and pre-train stages",
     }
-    width = max(map(len, lines))
-    for title, text in lines.items():
-        typer.echo(f"{title:<{width}}  {text}")
+    if found.method_parameters:
+        fields["trained"] = f"{found.method_parameters / 1e6:.2f} M parameters of methods beside the network's"
+    if found.peak_bytes is not None:
+        fields["memory"] = f"at most {found.peak_bytes / 2**30:.2f} GiB"
+    for line in (*found.start_lines, *labelled(fields)):
+        typer.echo(line)
     for note in found.notes:
         typer.echo(note, err=True)
 

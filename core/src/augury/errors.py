@@ -38,6 +38,11 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} that cannot be printed"
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun, in the plural where that is wanted."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 class AuguryError(Exception):
     """Something failed while running. The command line prints the message alone and exits with 1."""
 

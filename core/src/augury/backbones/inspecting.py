@@ -23,10 +23,13 @@ class Facts:
         classifier: the module that makes its logits, on the meta device: its last layer, or the network itself where
             that one adds to what its last layer makes.
         num_features: A, width of the last layer's input.
+        parameters, trained: how many it has, and how many of them are trained.
     """
 
     classifier: nn.Module
     num_features: int
+    parameters: int
+    trained: int
 
 
 def inspect_model(config: ModelConfig, num_classes: int, image_size: tuple[int, int, int]) -> Facts:
@@ -53,11 +56,13 @@ def _inspect(config: ModelConfig, num_classes: int, image_size: tuple[int, int, 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = build(config, num_classes, image_size)
         classifier = classifier_of(network)
+        sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+        counts = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
         tried = None if _is_slow(network) else _try(network, classifier, config, num_classes, image_size)
     if tried is not None:
-        return tried
+        return Facts(*tried, *counts)
     width = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(network, "num_features", 0)
-    return Facts(classifier, int(width))
+    return Facts(classifier, int(width), *counts)
 
 
 def _is_slow(network: nn.Module) -> bool:
@@ -71,8 +76,9 @@ def _try(
     config: ModelConfig,
     num_classes: int,
     image_size: tuple[int, int, int],
-) -> Facts | None:
-    """Pass images through a network in training on the meta device; None where that has no form for all it does.
+) -> tuple[nn.Module, int] | None:
+    """Pass images through a network in training on the meta device, for its classifier and the width of its features;
+    None where that device has no form for all that the network does.
 
     Raises:
         UsageError: it does not work, or makes something else than logits.
@@ -103,7 +109,7 @@ def _try(
             f"(2, {num_classes}): no logits. {_OTHER}."
         )
     added = isinstance(classifier, nn.Linear) and made[-1] is not output.logits
-    return Facts(network if added else classifier, output.features.shape[1])
+    return network if added else classifier, output.features.shape[1]
 
 
 _OTHER = "Choose another model, or another data.image_size"

@@ -15,8 +15,8 @@ from PIL import Image
 from augury.data.decoding import UnreadableError, decode_rgb, unreadable
 from augury.data.index import Integers
 from augury.data.source import Collection, Labels, Source
-from augury.data.split_names import check_classes, counted
-from augury.errors import UsageError
+from augury.data.split_names import check_classes
+from augury.errors import UsageError, counted
 
 Item = TypeVar("Item")
 

@@ -15,8 +15,8 @@ from PIL import Image
 from augury.data.decoding import SUFFIXES, UnreadableError, decode_rgb, unreadable
 from augury.data.index import Files, Integers, Known, Names, inspect
 from augury.data.source import Collection, Labels, Source
-from augury.data.split_names import SPLIT_NAMES, check_below, check_classes, counted, parts_of
-from augury.errors import UsageError
+from augury.data.split_names import SPLIT_NAMES, check_below, check_classes, parts_of
+from augury.errors import UsageError, counted
 
 LISTED = 5
 """Unreadable files that an error names."""

@@ -196,11 +196,6 @@ def _way_out(
     )
 
 
-def counted(count: int, what: str) -> str:
-    """Return a number with its noun."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 def rename(names: Sequence[str]) -> str:
     """Say which folder is to be called train, which val and which test; "" where the names do not tell."""
     splits = {name: parts_of(name).splits for name in names}

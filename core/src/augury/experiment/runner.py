@@ -12,7 +12,7 @@ from typing import Any
 
 from augury.config import from_file, load_config, read_config
 from augury.data.view import DataSet
-from augury.errors import AuguryError, RunError, UsageError, refuse_all
+from augury.errors import AuguryError, RunError, UsageError, counted, refuse_all
 from augury.experiment.budget import equal_compute
 from augury.experiment.jobs import check_devices, in_processes
 from augury.experiment.plots import draw
@@ -28,6 +28,7 @@ from augury.training.folder import CONFIG
 from augury.training.lock import LOCK, lock
 from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
 from augury.training.result import RESULT, Result
+from augury.training.start_lines import labelled, start_fields
 from augury.training.trainer import resume, train
 from augury.training.watch import Interrupted, Reporter, Silent, StopRequest
 
@@ -67,6 +68,7 @@ def run_suite(
     plans = _check(suite, register)
     plan = plans[suite.base]
     with _locked(folder):
+        _introduce(suite, plan, reporter)
         suite = _with_loader(suite, folder, plan)
         if suite.equal == "compute":
             reporter.note("equal compute: two short rehearsals of each composition count its forward passes")
@@ -90,6 +92,13 @@ def run_suite(
         draw(comparison)
         _show_batch(comparison)
     return comparison
+
+
+def _introduce(suite: Suite, plan: Plan, reporter: Reporter) -> None:
+    """Tell what all runs of the suite run on, and which compositions there are."""
+    fields = start_fields(plan) | {"methods": f"{', '.join(suite.compositions)}; {counted(suite.seeds, 'seed')} each"}
+    for line in labelled(fields):
+        reporter.note(line)
 
 
 def _runs(suite: Suite) -> list[tuple[str, int]]:
@@ -250,8 +259,18 @@ def finish(task: Task, register: Register | None, reporter: Reporter, data: Data
     """
     try:
         if (task.folder / CONFIG).exists():
-            return resume(task.folder, register=register, reporter=reporter, data=data, others=task.others)
-        return train(task.config, task.folder, register=register, reporter=reporter, data=data, others=task.others)
+            return resume(
+                task.folder, register=register, reporter=reporter, data=data, others=task.others, introduced=False
+            )
+        return train(
+            task.config,
+            task.folder,
+            register=register,
+            reporter=reporter,
+            data=data,
+            others=task.others,
+            introduced=False,
+        )
     except Interrupted:
         raise
     except AuguryError as error:

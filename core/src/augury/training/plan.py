@@ -49,6 +49,7 @@ class Plan:
         config: its settings.
         chosen: its methods.
         data: its images.
+        network: what is known of the network before it is built.
         spec: the facts that methods are told.
         transforms: of each pipeline, by name.
         loader: `memory` or `stream`.
@@ -58,6 +59,7 @@ class Plan:
     config: RunConfig
     chosen: list[Chosen]
     data: DataSet
+    network: backbones.Facts
     spec: Spec
     transforms: dict[str, list[Transform]]
     loader: str
@@ -154,9 +156,10 @@ def make_plan(
     if facts is not None and spec.sharded:
         problems += sharded.problems(config, choose_precision(config), spec)
     refuse_all(problems)
+    assert facts is not None
     loader = _loader(config, ready)
     notes = (*start, *notes_of(config, chosen, ready, transforms, loader, spec.total_steps or 0), *sharded.notes(spec))
-    return Plan(config, chosen, ready, spec, transforms, loader, notes)
+    return Plan(config, chosen, ready, facts, spec, transforms, loader, notes)
 
 
 def _data_set(

@@ -20,6 +20,7 @@ from augury.training.built import Built
 from augury.training.costs import peak_bytes
 from augury.training.plan import Plan, make_plan
 from augury.training.processes import join
+from augury.training.start_lines import device_name, introduce, labelled, precision_name, start_fields
 from augury.training.watch import Reporter, Silent
 
 
@@ -40,6 +41,7 @@ class Rehearsal:
         step_seconds: time of the second step.
         epoch_seconds: of an epoch's steps at that rate, without evaluation, and without reading images.
         peak_bytes: largest memory: of the device on a GPU, else of this process; None where that cannot be known.
+        start_lines: what every run begins with: images, classes, network and device, methods.
         notes: what may not be expected.
     """
 
@@ -61,6 +63,7 @@ class Rehearsal:
     step_seconds: float
     epoch_seconds: float
     peak_bytes: int | None
+    start_lines: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -75,7 +78,6 @@ def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
     plan = make_plan(config, register)
     clock = _Clock()
     trainer = Built(_on_noise(plan), reporter=clock)
-    device = trainer.accelerator.device
     trainer.methods.pre_train_stage()
     clock.times = []
     trainer.loop.run(lambda row: None)
@@ -87,11 +89,11 @@ def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
     return Rehearsal(
         model=config.model.name,
         methods=[c.name for c in plan.chosen],
-        parameters=sum(p.numel() for p in trainer.network.parameters()),
-        trained_parameters=sum(p.numel() for p in trainer.network.parameters() if p.requires_grad),
+        parameters=plan.network.parameters,
+        trained_parameters=plan.network.trained,
         method_parameters=sum(p.numel() for p in trainer.methods.parameters()),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        precision={"no": "fp32"}.get(trainer.accelerator.mixed_precision, trainer.accelerator.mixed_precision),
+        device=device_name(config),
+        precision=precision_name(config),
         image_size=plan.data.format.size,
         classes=len(plan.data.classes),
         images={name: len(split) for name, split in splits.items() if split is not None},
@@ -102,7 +104,8 @@ def rehearse(config: RunConfig, register: Register | None = None) -> Rehearsal:
         batch_size=config.optim.batch_size,
         step_seconds=step,
         epoch_seconds=step * steps,
-        peak_bytes=peak_bytes(device),
+        peak_bytes=peak_bytes(trainer.accelerator.device),
+        start_lines=tuple(labelled(start_fields(plan))),
         notes=plan.notes,
     )
 
@@ -122,7 +125,9 @@ def preview(
     Raises:
         UsageError: anything that `make_plan` refuses, or an image that cannot be read.
     """
-    trainer = Built(make_plan(config, register), reporter=reporter)
+    plan = make_plan(config, register)
+    introduce(plan, reporter or Silent())
+    trainer = Built(plan, reporter=reporter)
     trainer.methods.pre_train_stage()
     batch = _first_batch(trainer)
     trainer.loop.loader.close()

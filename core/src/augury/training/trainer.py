@@ -45,6 +45,7 @@ from augury.training.processes import by_the_first, join, losing_peers_told, one
 from augury.training.recorder import METRICS, Recorder, read_rows
 from augury.training.result import RESULT, Costs, Result, read_result, write_result
 from augury.training.shortage import within_memory
+from augury.training.start_lines import introduce
 from augury.training.state import load_state
 from augury.training.watch import Interrupted, Reporter
 
@@ -311,8 +312,18 @@ def train(
     reporter: Reporter | None = None,
     data: DataSet | None = None,
     others: Sequence[Path] = (),
+    introduced: bool = True,
 ) -> Result:
-    """Train as `config` says, in a new `folder`; `others` as for `Trainer`.
+    """Train as `config` says, in a new `folder`.
+
+    Args:
+        config: the run's settings.
+        folder: the run folder; it must not exist.
+        register: what method names mean.
+        reporter: who watches.
+        data: what `config` stands for, where it is open already.
+        others: as for `Trainer`.
+        introduced: whether the reporter is told what the run runs on; a suite tells it once for all its runs.
 
     Raises:
         UsageError: the folder exists, or anything that `make_plan` refuses.
@@ -324,6 +335,8 @@ def train(
         # Checked first, so that all that is wrong is told at once. What `auto` means, the first process says.
         plan = dataclasses.replace(plan, config=lasting(config), loader=ranks.gather_objects(plan.loader)[0])
         refuse_inside_data(folder, plan.config)
+        if introduced and reporter is not None and ranks.rank == 0:
+            introduce(plan, reporter)
         return _carry_out(lambda plan: Trainer(plan, reporter=reporter, others=others), plan, folder)
 
 
@@ -334,8 +347,9 @@ def resume(
     reporter: Reporter | None = None,
     data: DataSet | None = None,
     others: Sequence[Path] = (),
+    introduced: bool = True,
 ) -> Result:
-    """Go on with the run in `folder`; a finished one only returns its result. `others` as for `Trainer`.
+    """Go on with the run in `folder`; a finished one only returns its result. Arguments as for `train`.
 
     Raises:
         UsageError: no run folder, a damaged one, or one with a link out of it.
@@ -362,6 +376,8 @@ def resume(
         if checkpoints(folder):
             # The weights that the run began with may be gone, and are not needed.
             plan = plan.from_scratch()
+        if introduced and reporter is not None and ranks.rank == 0:
+            introduce(plan, reporter)
         return _carry_out(
             lambda plan: Trainer(plan, reporter=reporter, others=others), plan, folder, resume=True, halved=halved
         )
