@@ -141,9 +141,15 @@ class Readers:
 
 
 def _end(code: int) -> str:
-    """How a process ended."""
+    """Say how a process ended."""
     if code >= 0:
         return f"a process that reads images ended by itself, with exit code {code}."
+    if code == -signal.SIGALRM:
+        # Only `begin` sets an alarm, when the process is asked to end.
+        return (
+            "a process that reads images was ended (SIGTERM) while the run was not asked to stop: by a guard against "
+            "running out of memory (earlyoom, systemd-oomd) perhaps."
+        )
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     why = {"SIGKILL": ", for want of memory perhaps", "SIGBUS": ", for want of shared memory (/dev/shm) perhaps"}
     return f"a process that reads images was killed ({name}){why.get(name, '')}."

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +19,7 @@ from augury.machine import cores
 from augury.registry import Register
 from augury.training.checkpoint import checkpoints
 from augury.training.result import Result
-from augury.training.watch import Reporter, StopRequest
+from augury.training.watch import AT_ONCE, Interrupted, Reporter, StopRequest
 
 
 def in_processes(
@@ -124,7 +125,7 @@ class _Crew:
             self._listen()
             for future in finished:
                 # Those that fail stay among those at work, to be named.
-                done[self.going[future].label] = future.result()
+                done[self.going[future].label] = self._result(future)
                 del self.going[future]
             if self.stop.asked:
                 self._wind_up()
@@ -140,6 +141,26 @@ class _Crew:
             if not waiting:
                 return task
         return None
+
+    def _result(self, future: Future[Result]) -> Result:
+        """Return a run's result.
+
+        Raises:
+            AuguryError: the run failed, or its process alone was asked to stop.
+        """
+        try:
+            return future.result()
+        except Interrupted as stopped:
+            # A batch scheduler asks all processes of a job, and this one may be the last to hear it.
+            time.sleep(AT_ONCE)
+            if self.stop.asked:
+                raise
+            raise AuguryError(
+                f"{self.going[future].name}: its process was asked to end ({signal.Signals(stopped.number).name}) while "
+                "the comparison was not, by a guard against running out of memory (earlyoom, systemd-oomd) perhaps. "
+                "What was done is kept, and the other runs were stopped with it.\n"
+                f"Go on with the same command, and fewer --jobs than {self._jobs} where memory is short."
+            ) from None
 
     def _wind_up(self) -> None:
         """Let the runs at work write their checkpoints."""

@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, Protocol
 
 from augury.errors import AuguryError
 
@@ -88,6 +90,8 @@ def terminate(number: int, frame: FrameType | None) -> None:
 AT_ONCE = 0.5
 """Seconds in which signals are one request: a terminal sends Ctrl-C to all processes in front, and a launcher passes it
 on."""
+_CREDENTIALS = struct.Struct("3i")
+"""What Linux says of the sender of a message: its process, user and group."""
 
 
 class StopRequest:
@@ -110,27 +114,30 @@ class StopRequest:
         self.way_on = "augury resume RUN"
         self._before: dict[signal.Signals, Any] = {}
         self._asked_at = 0.0
-        self._alarm: tuple[socket.socket, int] | None = None
+        self._deadline: _Deadline | None = None
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.signals}
             if self.limit is not None:
-                self._listen(self.limit)
+                self._deadline = _Deadline(self.limit, lambda: self.way_on)
+            self._before = {number: signal.signal(number, self._note) for number in self.signals}
+            for around in map(_request_of, self._before.values()):
+                # A suite that was asked between two of its runs does not train the next one.
+                if around is not None and around.asked:
+                    self.asked, self.number, self._asked_at = True, around.number, around._asked_at
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
             # Whoever waits around this one is asked, too: a suite does not go on with its next run.
-            around = getattr(before, "__self__", None)
-            if self.asked and isinstance(around, StopRequest):
+            around = _request_of(before)
+            if self.asked and around is not None:
                 around.asked, around.number = True, self.number
         self._before = {}
-        if self._alarm is not None:
-            ours, before_fd = self._alarm
-            signal.set_wakeup_fd(before_fd)
-            ours.close()
+        if self._deadline is not None:
+            self._deadline.close()
+            self._deadline = None
 
     def interrupted(self, message: str = "interrupted") -> Interrupted:
         """The error that ends what was asked to stop."""
@@ -143,37 +150,98 @@ class StopRequest:
         elif now - self._asked_at > AT_ONCE:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    def _listen(self, limit: float) -> None:
-        """End this process at the limit, in the middle of whatever it does.
 
-        Python runs its handlers between two of its instructions, and one of them may be a whole backward pass. What a
-        signal writes to this socket, a thread hears at once.
+def _request_of(handler: Any) -> StopRequest | None:
+    """Return the request that a signal handler belongs to."""
+    owner = getattr(handler, "__self__", None)
+    return owner if isinstance(owner, StopRequest) else None
+
+
+class _Deadline:
+    """End this process when it was asked to stop and has not done so within a limit, whatever it does meanwhile.
+
+    Python calls its signal handlers between two of its instructions, and one of them may be a whole backward pass. A
+    thread reads what a signal writes to a socket, and hears it at once.
+    """
+
+    _current: ClassVar[set[int]] = set()
+    """Descriptors of the sockets that signals of this process write to."""
+
+    def __init__(self, limit: float, way_on: Callable[[], str]) -> None:
+        """Listen until `close`.
+
+        Args:
+            limit: seconds from the first signal to the end.
+            way_on: says the command that goes on.
+
+        Raises:
+            OSError: no socket can be opened.
         """
-        theirs, ours = socket.socketpair()
-        ours.setblocking(False)
-        self._alarm = ours, signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+        self._limit, self._way_on, self._closed = limit, way_on, False
+        self._timer: threading.Timer | None = None
+        self._read, self._written = socket.socketpair()
+        self._written.setblocking(False)
+        if hasattr(socket, "SO_PASSCRED"):
+            # Linux then says with each byte which process wrote it.
+            self._read.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._current.add(self._written.fileno())
+        self._before = signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, daemon=True).start()
 
-        def listen() -> None:
-            first: float | None = None
-            with theirs:
-                while number := theirs.recv(1):
-                    now = time.monotonic()
-                    if number[0] not in self.signals:
-                        continue
-                    if first is None:
-                        first = now
-                        late = threading.Timer(limit, self._end, (number[0], "no step ended in time"))
-                        late.daemon = True
-                        late.start()
-                    elif now - first > AT_ONCE:
-                        self._end(number[0], "ended at once")
+    def close(self) -> None:
+        """Stop listening; a signal that was heard ends nothing any more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        signal.set_wakeup_fd(self._before)
+        self._current.discard(self._written.fileno())
+        # A forked process may still hold the socket, so that closing it alone would not end the thread.
+        with contextlib.suppress(OSError):
+            self._written.shutdown(socket.SHUT_RDWR)
+        self._written.close()
 
-        threading.Thread(target=listen, daemon=True).start()
+    @classmethod
+    def leave_to_parent(cls) -> None:
+        """Write no signals of this process, which was forked, to a socket of its parent."""
+        if cls._current and (written := signal.set_wakeup_fd(-1)) not in cls._current:
+            signal.set_wakeup_fd(written)
+        cls._current.clear()
 
-    def _end(self, number: int, why: str) -> NoReturn:
+    def _listen(self) -> None:
+        first: float | None = None
+        with self._read:
+            while (number := self._next()) is not None:
+                now = time.monotonic()
+                if number not in StopRequest.signals:
+                    continue
+                if first is None:
+                    first = now
+                    self._timer = threading.Timer(self._limit, self._end, (number, "no step ended in time"))
+                    self._timer.daemon = True
+                    self._timer.start()
+                elif now - first > AT_ONCE:
+                    self._end(number, "ended at once")
+
+    def _next(self) -> int | None:
+        """Return the number of the next signal; 0 where another process wrote it, None when nothing comes any more."""
+        if not hasattr(socket, "SO_PASSCRED"):
+            return next(iter(self._read.recv(1)), None)
+        data, said, _, _ = self._read.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
+        if not data:
+            return None
+        senders = [_CREDENTIALS.unpack(content)[0] for _, kind, content in said if kind == socket.SCM_CREDENTIALS]
+        return data[0] if all(sender == os.getpid() for sender in senders) else 0
+
+    def _end(self, number: int, why: str) -> None:
         """End the process. Files are whole at any moment, and processes that read images end when this one is gone."""
+        if self._closed:
+            return
         shown = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which progress bars hide
-        told = f"{shown}\n{why}, so the newest checkpoint counts. Go on with: {self.way_on}\n"
+        told = f"{shown}\n{why}, so the newest checkpoint counts. Go on with: {self._way_on()}\n"
         with contextlib.suppress(OSError):
             os.write(2, told.encode(errors="replace"))
         os._exit(128 + number)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Deadline.leave_to_parent)
