@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from augury.errors import AuguryError
+from augury.open_files import refuse_low_limit, too_many_open_files
 from augury_cli import backbones, compare, evaluate, export, plugins, predict, recipes, report, run, uncertainty
 from augury_cli.processes import refuse_several, say
 from augury_cli.quick import QuickCommand, QuickGroup
@@ -21,20 +22,25 @@ class Program(QuickGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; with --debug errors keep their traceback."""
         try:
+            refuse_low_limit()
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.BadParameter.__base__, BrokenPipeError):  # type: ignore[misc]
             raise
         except AuguryError as error:
             if ctx.params["debug"]:
                 raise
-            say(str(error), error)
-            raise typer.Exit(error.exit_code) from None
+            told = too_many_open_files(error) or error
+            say(str(told), error)
+            raise typer.Exit(told.exit_code) from None
         except KeyboardInterrupt as stopped:
             say("interrupted")
             raise typer.Exit(128 + getattr(stopped, "number", signal.SIGINT)) from None
         except Exception as error:
             if ctx.params["debug"]:
                 raise
+            if (too_many := too_many_open_files(error)) is not None:
+                say(str(too_many), error)
+                raise typer.Exit(too_many.exit_code) from None
             say(f"augury failed: {type(error).__name__}: {error}\nShow where with: augury --debug ...", error)
             raise typer.Exit(1) from None
 

@@ -17,6 +17,7 @@ from augury.data.index import Integers
 from augury.data.source import Collection, Labels, Source
 from augury.data.split_names import check_classes
 from augury.errors import UsageError, counted
+from augury.open_files import too_many_open_files
 
 Item = TypeVar("Item")
 
@@ -67,6 +68,8 @@ class ContentSource(ABC):
         try:
             content = self.content(index)
         except OSError as error:
+            if (too_many := too_many_open_files(error)) is not None:
+                raise too_many from None
             raise UnreadableError(error.strerror or error) from None
         with content:
             return decode_rgb(content)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from augury.errors import UsageError
+from augury.open_files import too_many_open_files
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff")
@@ -115,9 +116,11 @@ def _opened(file: Path | BinaryIO) -> Iterator[ImageFile.ImageFile]:
         raise
     except UnidentifiedImageError:
         raise UnreadableError("no image format that Pillow knows") from None
-    except OSError as error:
-        raise UnreadableError(error.strerror or error) from None
     except Exception as error:  # Damaged bytes make decoders raise nearly anything.
+        if (too_many := too_many_open_files(error)) is not None:
+            raise too_many from None
+        if isinstance(error, OSError):
+            raise UnreadableError(error.strerror or error) from None
         raise UnreadableError(f"{type(error).__name__}: {error}") from None
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from augury.distributed import local_size
 from augury.errors import AuguryError, RunError
 from augury.machine import cores
+from augury.open_files import refuse_few_left, too_many_open_files
 
 TOO_MANY = "This DataLoader will create"
 """How torch's warning of more workers than cores begins: how many there are is the user's to decide."""
@@ -27,6 +28,9 @@ _PATIENCE = 10
 """Seconds that a worker which was told to end leaves to the process that trains."""
 _SETTLING = 1.0
 """Seconds in which a process whose connection broke is seen to be gone."""
+FILES, FILES_EACH = 16, 8
+"""Files that a pass needs open, and for each process that reads: four of its pipes, and its batches on the way. One
+that cannot send its batch is waited for for ever."""
 FEWER = (
     "Make room for it, or read in fewer processes than {workers}: data.workers in the run's config.json, which "
     "changes no result."
@@ -59,7 +63,9 @@ def shared(tensor: Tensor) -> Tensor:
         return tensor
     try:
         return tensor.share_memory_()
-    except RuntimeError:
+    except RuntimeError as error:
+        if (too_many := too_many_open_files(error)) is not None:
+            raise too_many from None
         size = tensor.nbytes / 2**20
         raise RunError(
             f"data: no room for a batch of {size:.1f} MiB in shared memory (/dev/shm; in a container, see its "
@@ -117,6 +123,8 @@ class Readers:
 
     def _begin(self, held: list[Iterator[Any]]) -> None:
         assert self._loader is not None, "a pass after the last"
+        if self._workers:
+            refuse_few_left(FILES + FILES_EACH * self._workers)
         with _starting(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", TOO_MANY, UserWarning)
             before = set(multiprocessing.active_children())
@@ -127,6 +135,8 @@ class Readers:
         """What to tell of an error that a process left behind which is no more."""
         if isinstance(error, AuguryError):
             return None
+        if (too_many := too_many_open_files(error)) is not None:
+            return too_many
         if isinstance(error, OSError | EOFError):
             multiprocessing.connection.wait([process.sentinel for process in self._processes], _SETTLING)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN):

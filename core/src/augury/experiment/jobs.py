@@ -107,6 +107,7 @@ class _Crew:
 
     def __init__(self, tasks: Sequence[Task], jobs: int, reporter: Reporter, news: Any, enough: Any) -> None:
         self.stop = StopRequest()
+        self.stop.way_on = "the same command"
         self.going: dict[Future[Result], Task] = {}
         self._tasks, self._jobs, self._news = tasks, jobs, news
         self._processes: set[int] = set()
@@ -155,8 +156,9 @@ class _Crew:
             time.sleep(AT_ONCE)
             if self.stop.asked:
                 raise
+            name = signal.Signals(stopped.number).name
             raise AuguryError(
-                f"{self.going[future].name}: its process was asked to end ({signal.Signals(stopped.number).name}) while "
+                f"{self.going[future].name}: its process was asked to end ({name}) while "
                 "the comparison was not, by a guard against running out of memory (earlyoom, systemd-oomd) perhaps. "
                 "What was done is kept, and the other runs were stopped with it.\n"
                 f"Go on with the same command, and fewer --jobs than {self._jobs} where memory is short."

@@ -21,6 +21,7 @@ from augury.experiment.table import Comparison, summarise, write
 from augury.experiment.worker import Task, warm_up
 from augury.files import WriteError, replacing
 from augury.formats import check_format
+from augury.open_files import too_many_open_files
 from augury.outside import RECORDED, parse_json, read_text, refuse_ways_out
 from augury.registry import Register
 from augury.training.facts import begun, check_same_data
@@ -243,6 +244,7 @@ def _one_by_one(
 ) -> list[Result]:
     found = []
     with StopRequest() as stop:
+        stop.way_on = "the same command"
         for task, images in zip(tasks, data, strict=True):
             found.append(finish(task, register, reporter.named(task.label), images))
             # Asked when the run had no step left.
@@ -276,6 +278,8 @@ def finish(task: Task, register: Register | None, reporter: Reporter, data: Data
     except AuguryError as error:
         raise type(error)(f"{task.name}: {error}") from None
     except Exception as error:
+        if (too_many := too_many_open_files(error)) is not None:
+            raise RunError(f"{task.name}: {too_many}") from None
         raise AuguryError(f"{task.name}: {type(error).__name__}: {error}") from error
 
 

@@ -22,6 +22,7 @@ from augury.data.view import DataSet
 from augury.errors import AuguryError, UsageError
 from augury.measures import Measures, gather_logits, logits_of, measure, top1_and_loss
 from augury.method import hook_implementations
+from augury.open_files import too_many_open_files
 from augury.outside import refuse_ways_out
 from augury.randomness import derive
 from augury.registry import Register
@@ -139,8 +140,11 @@ class Trainer(Built):
                 f"interrupted{at_once}; what was done is kept. Go on with: {self.stop.way_on}",
                 getattr(stopped, "number", signal.SIGINT),
             ) from None
-        except AuguryError as error:
-            raise with_a_way_on(error, folder / CONFIG, self.stop.way_on) from error.__cause__
+        except Exception as error:
+            known = too_many_open_files(error) or error
+            if not isinstance(known, AuguryError):
+                raise
+            raise with_a_way_on(known, folder / CONFIG, self.stop.way_on) from error.__cause__
         finally:
             if self.recorder is not None:
                 self.recorder.close()
