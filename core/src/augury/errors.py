@@ -30,6 +30,11 @@ def _written(character: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def brief(text: str) -> str:
+    """Cut a text that a message begins with, so that what the message says of it is still read."""
+    return text if len(text) <= 2 * LONGEST_NAME else f"{text[: 2 * LONGEST_NAME]}..."
+
+
 def shown(value: object) -> str:
     """The beginning of a value as a message quotes it, of whatever size and depth it is."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from augury.errors import HIDDEN, UsageError
+from augury.errors import HIDDEN, UsageError, shown
 
 WRITTEN = 2**20
 """Bytes of a file that people write: settings, registers, suites."""
@@ -110,6 +111,42 @@ def _odd(value: Any, depth: int) -> str:
     if isinstance(value, float):
         return "" if math.isfinite(value) else f"must be a finite number, got {value}"
     return f"holds a {type(value).__name__}. Write it as text, in quotes"
+
+
+def with_home(text: str) -> str:
+    """Write out the home folder that a path begins with, `~` or `~somebody`; what is none stays as it is."""
+    try:
+        return os.path.expanduser(text)
+    except ValueError:
+        # No user has a NUL in the name.
+        return text
+
+
+def given_path(place: str | Path, subject: str) -> Path:
+    """Return the path that a user gave, with its home folder written out. It need not exist.
+
+    Args:
+        place: the path.
+        subject: what an error begins with.
+
+    Raises:
+        UsageError: nothing can be called so (empty, too long, not the system's characters), its links lead in a circle,
+            or it is there and may not be read.
+    """
+    text = os.fspath(place)
+    path = Path(with_home(text))
+    try:
+        if not text:
+            raise ValueError("it is empty")
+        os.stat(path)
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{subject}: the path {shown(text)} cannot be used ({why}). Give another one.") from None
+    return path
 
 
 def refuse_ways_out(folder: Path) -> None:

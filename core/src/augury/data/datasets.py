@@ -8,7 +8,7 @@ from augury.config import DataConfig
 from augury.data.folder import open_folder
 from augury.data.named import NAMES, open_named
 from augury.data.readers import PREFIXES, holds_tars, open_reader
-from augury.data.root import VARIABLE, data_root
+from augury.data.root import VARIABLE, data_root, refuse_disk_root
 from augury.data.source import Collection
 from augury.data.synthetic import PREFIX as SYNTHETIC
 from augury.data.synthetic import open_synthetic
@@ -41,6 +41,7 @@ def open_dataset(config: DataConfig) -> Collection:
     path = _existing(name)
     if path.is_file() or holds_tars(path):
         return open_reader(str(path), skip_bad=config.skip_bad_images)
+    refuse_disk_root(path, f"data set `{name}`")
     return open_folder(path, skip_bad=config.skip_bad_images)
 
 

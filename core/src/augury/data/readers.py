@@ -19,6 +19,7 @@ from PIL import Image
 from augury.data.content import ContentSource, check_labels, collect, numbered
 from augury.data.decoding import to_rgb
 from augury.data.index import Integers
+from augury.data.root import refuse_disk_root
 from augury.data.source import ArraySource, Collection, Labels, Source
 from augury.data.split_names import SPLIT_NAMES, parts_of
 from augury.data.tars import open_shards, open_tar
@@ -120,6 +121,8 @@ def open_reader(name: str, *, skip_bad: bool) -> Collection:
     package = PACKAGES[prefix]
     if not rest:
         raise UsageError(f"{name}: the data set's name is missing. Example: {prefix}/cifar10.")
+    if prefix != "tfds":
+        refuse_disk_root(Path(rest), name)
     if importlib.util.find_spec(package) is None:
         raise UsageError(f"{name}: the package `{package}` is needed. Install it: pip install {package}.")
     if prefix == "tfds" and (colon := rest.partition(":"))[1] and not VERSION.fullmatch(colon[2]):

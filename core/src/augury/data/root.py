@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from augury.errors import UsageError
+
 VARIABLE = "AUGURY_DATA"
 
 
@@ -15,3 +17,17 @@ def data_root() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("augury", appauthor=False) / "data"
+
+
+def refuse_disk_root(path: Path, name: str) -> None:
+    """Refuse the root of a file system as a folder of images: the whole disk would be looked through.
+
+    Args:
+        path: the folder.
+        name: what messages call it.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if os.path.realpath(path) == os.path.realpath(Path(path).absolute().anchor):
+        raise UsageError(f"{name}: the whole disk would be looked through. Give the folder of the images.")

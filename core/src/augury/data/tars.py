@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import re
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,17 @@ import numpy as np
 from augury.data.content import ContentSource, collect
 from augury.data.decoding import SUFFIXES
 from augury.data.index import Integers, Names
+from augury.data.patterns import expand
 from augury.data.source import Collection, Labels
 from augury.data.split_names import SPLIT_NAMES, check_below, parts_of
-from augury.errors import UsageError
-from augury.outside import RECORDED, parse_json, read_text
+from augury.data.tar_members import Member, members
+from augury.errors import UsageError, brief
+from augury.outside import RECORDED, WRITTEN, given_path, parse_json, read_text, with_home
 
 INFO_FILES = ("_info.json", "info.json")
 """Where timm's WebDatasets list their splits."""
+LARGEST_IMAGE = 2**31
+"""Bytes of an image, which is read into memory whole."""
 
 
 @dataclass
@@ -81,24 +82,28 @@ def open_tar(path: Path, *, skip_bad: bool) -> Collection:
 
     Raises:
         UsageError: no images, fewer than 2 classes, a class or a folder named like a split, a class that training does
-            not have, a tar that cannot be read.
+            not have, a tar that cannot be read, or has other members than files and folders.
     """
     tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
     entries = []
     ways: set[tuple[str, ...]] = set()
     for number, tar in enumerate(tars):
         above = () if path.is_file() else (tar.stem,)
-        for name, folders, start, size in _images(tar, above):
+        for member in members(tar, nested=True):
+            if os.path.splitext(member.name)[1].lower() not in SUFFIXES:
+                continue
+            folders = (*above, *member.folders)
             if not folders:
                 raise UsageError(
-                    f"{tar}: {name} lies in no folder, so its class is unknown. "
+                    f"{tar}: {member.name} lies in no folder, so its class is unknown. "
                     f"Put each class in a folder; for shards of WebDataset give wds/{path}."
                 )
             ways.add(folders[:-1])
             splits = {SPLIT_NAMES[folder.lower()] for folder in folders[:-1] if folder.lower() in SPLIT_NAMES}
             if len(splits) > 1:
-                raise UsageError(f"{tar}: {name} lies below folders of two splits. Leave one above its class.")
-            entries.append(_Entry(next(iter(splits), ""), folders[-1], name, (number, start, size)))
+                raise UsageError(f"{tar}: {member.name} lies below folders of two splits. Leave one above its class.")
+            place = (number, *_place(member, tar))
+            entries.append(_Entry(next(iter(splits), ""), folders[-1], member.name, place))
     # Folders above classes that are splits by our own names are told apart already.
     others = [[folder for folder in way if folder.lower() not in SPLIT_NAMES] for way in sorted(ways)]
     check_below(str(path), others, "Name the folders above the classes train, val and test: train/cat/0001.jpg.")
@@ -118,13 +123,16 @@ def open_shards(text: str, *, skip_bad: bool) -> Collection:
         skip_bad: leave out images that cannot be decoded; each is decoded once to know.
 
     Raises:
-        UsageError: no shards, a sample without a class, a shard that cannot be read.
+        UsageError: no shards or too many, a sample without a class, a shard that cannot be read, or has other members
+            than files and folders.
     """
     if "://" in text or text.startswith("pipe:"):
-        raise UsageError(f"wds/{text}: shards are read from disk. Download them first.")
+        raise UsageError(f"{brief(f'wds/{text}')}: shards are read from disk. Download them first.")
     shards = _shards(text)
     if not shards:
-        raise UsageError(f"wds/{text}: no .tar files there. Give their folder, or a pattern as train-{{000..012}}.tar.")
+        raise UsageError(
+            f"{brief(f'wds/{text}')}: no .tar files there. Give their folder, or a pattern as train-{{000..012}}.tar."
+        )
     info = _info(shards[0].parent)
     entries = []
     for number, shard in enumerate(shards):
@@ -172,64 +180,16 @@ def _collection(
     )
 
 
-def _images(tar: Path, above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], int, int]]:
-    """(name, folders on the way, first byte, bytes) of the images in a tar and in the tars inside it."""
-    try:
-        with tarfile.open(tar, "r:") as opened:
-            yield from _images_in(opened, above, 0, str(tar))
-    except (OSError, tarfile.TarError) as error:
-        raise UsageError(f"{tar}: not a readable tar file ({error}). Compressed ones have to be unpacked.") from None
-
-
-def _images_in(
-    opened: tarfile.TarFile, above: tuple[str, ...], base: int, title: str
-) -> Iterator[tuple[str, tuple[str, ...], int, int]]:
-    for member in opened:
-        *folders, name = (part for part in member.name.split("/") if part not in ("", "."))
-        stem, suffix = os.path.splitext(name)
-        if member.isdir() or name.startswith(".") or any(folder.startswith(".") for folder in folders):
-            continue
-        if suffix.lower() == ".tar":
-            inner = opened.extractfile(member)
-            assert inner is not None, "a directory is passed over above"
-            with tarfile.open(fileobj=inner, mode="r:") as nested:
-                yield from _images_in(nested, (*above, *folders, stem), base + member.offset_data, title)
-        elif suffix.lower() in SUFFIXES:
-            yield member.name, (*above, *folders), base + _start(member, title), member.size
-
-
-def _start(member: tarfile.TarInfo, title: str) -> int:
-    if not member.isreg() or member.sparse is not None:
-        raise UsageError(f"{title}: {member.name} is a link or a sparse file. Pack the tar anew with `tar -h`.")
-    return member.offset_data
-
-
 def _shards(text: str) -> list[Path]:
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return sorted(path.glob("*.tar"))
-    found: list[Path] = []
-    for pattern in _braces(str(path)):
-        matched = [pattern] if os.path.exists(pattern) else sorted(glob(pattern))
-        if not matched:
-            raise UsageError(f"wds/{text}: {pattern} does not exist. Give a folder of shards, or a pattern of them.")
-        found += map(Path, matched)
-    return found
-
-
-def _braces(pattern: str) -> Iterable[str]:
-    """A pattern with its `{000..012}` and `{a,b}` written out."""
-    parts = re.split(r"\{([^{}]*)\}", pattern)
-    choices: list[list[str]] = []
-    for number, part in enumerate(parts):
-        if number % 2 == 0:
-            choices.append([part])
-        elif bounds := re.fullmatch(r"(\d+)\.\.(\d+)", part):
-            first, last = bounds.groups()
-            choices.append([str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)])
-        else:
-            choices.append(part.split(","))
-    return ("".join(chosen) for chosen in itertools.product(*choices))
+    place, subject = with_home(text), brief(f"wds/{text}")
+    if os.path.isdir(place):
+        return sorted(given_path(place, subject).glob("*.tar"))
+    found: dict[str, None] = {}
+    for shard in expand(place, subject):
+        if shard in found:
+            raise UsageError(f"{subject}: {shard} is named twice. Name each shard once.")
+        found[shard] = None
+    return [Path(shard) for shard in found]
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -268,22 +228,14 @@ def _samples(shard: Path, label_key: str) -> Iterator[tuple[str, int, int, int]]
     """(name, label, first byte, bytes) of the images in a shard."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
-    try:
-        with tarfile.open(shard, "r:") as opened:
-            for member in opened:
-                key, _, suffix = member.name.rpartition("/")[2].partition(".")
-                key = member.name[: len(member.name) - len(suffix)]
-                last = suffix.rpartition(".")[2].lower()
-                if not member.isreg() or not suffix:
-                    continue
-                if f".{last}" in SUFFIXES:
-                    images.setdefault(key, (member.name, _start(member, str(shard)), member.size))
-                elif last == ("json" if label_key else "cls"):
-                    file = opened.extractfile(member)
-                    assert file is not None, "a regular file"
-                    labels[key] = _label(file.read(), label_key, f"{shard}: {member.name}")
-    except (OSError, tarfile.TarError) as error:
-        raise UsageError(f"{shard}: not a readable tar file ({error}). Fetch it again.") from None
+    for member in members(shard, nested=False):
+        _, _, suffix = member.name.rpartition("/")[2].partition(".")
+        key = member.name[: len(member.name) - len(suffix)]
+        last = suffix.rpartition(".")[2].lower()
+        if f".{last}" in SUFFIXES:
+            images.setdefault(key, (member.name, *_place(member, shard)))
+        elif last == ("json" if label_key else "cls"):
+            labels[key] = _label(shard, member, label_key)
     for key, (name, start, size) in images.items():
         if key not in labels:
             wanted = f"{key}json with `{label_key}`" if label_key else f"{key}cls"
@@ -293,9 +245,26 @@ def _samples(shard: Path, label_key: str) -> Iterator[tuple[str, int, int, int]]
             yield name, labels[key], start, size
 
 
-def _label(content: bytes, label_key: str, title: str) -> int:
+def _place(member: Member, tar: Path) -> tuple[int, int]:
+    """The first byte and the number of bytes of an image."""
+    if member.size > LARGEST_IMAGE:
+        raise UsageError(
+            f"{tar}: {member.name} has {member.size:,} bytes; an image may have {LARGEST_IMAGE:,}. Pack the tar anew "
+            "without it."
+        )
+    return member.start, member.size
+
+
+def _label(shard: Path, member: Member, label_key: str) -> int:
+    """The class that the `.cls` or `.json` file of a sample says."""
+    content = b""
     try:
+        if member.size > WRITTEN:
+            raise ValueError
+        with shard.open("rb") as file:
+            file.seek(member.start)
+            content = file.read(member.size)
         return int(parse_json(content.decode())[label_key] if label_key else content)
     except (ValueError, KeyError, TypeError, OverflowError):
         what = f"no whole number under `{label_key}`" if label_key else f"{content[:40]!r} is no whole number"
-        raise UsageError(f"{title}: {what}, the class of the sample.") from None
+        raise UsageError(f"{shard}: {member.name}: {what}, the class of the sample.") from None
