@@ -79,5 +79,5 @@ def test_refusals_are_one_line(run: Path, capsys: pytest.CaptureFixture[str], mo
     assert len(err.splitlines()) == 1
     monkeypatch.setattr(onnx, "_PACKAGES", ("onnx", "no_such_package"))
     code, _, err = augury(capsys, "export", str(run), "--format", "onnx")
-    told = "--format onnx needs onnx, no_such_package. Install them: pip install 'augury[onnx]'\n"
+    told = "--format onnx needs onnx, no_such_package. Install them: pip install onnx no_such_package\n"
     assert (code, err) == (2, told)

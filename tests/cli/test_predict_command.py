@@ -100,9 +100,10 @@ def test_csv(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd.touch()
     code, out, _ = augury(capsys, "predict", "runs/x", "photos", "--format", "csv", "--top", "9")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert [row["file"] for row in rows] == [str(odd), *(str(photos / n) for n in ("a.png", "bad.png", "c d.png"))]
+    seen = "photos/a,\\n\\x1b[31mb.png"
+    assert [row["file"] for row in rows] == [seen, *(str(photos / n) for n in ("a.png", "bad.png", "c d.png"))]
     assert rows[0] == {
-        "file": str(odd),
+        "file": seen,
         "class": "bird, grey",
         "probability": "0.750000",
         "class_2": "cat",
@@ -111,7 +112,7 @@ def test_csv(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "probability_3": "0.062500",
         "error": "",
     }
-    assert rows[2]["error"] == "no image\x1b[31m"
+    assert rows[2]["error"] == "no image\\x1b[31m"
     assert {value for key, value in rows[2].items() if key not in ("file", "error")} == {""}
     assert code == 1
 

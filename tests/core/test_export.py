@@ -389,7 +389,9 @@ def test_onnx_is_refused_before_any_work_where_it_cannot_be_written(
         assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
-    with pytest.raises(UsageError, match=r"needs onnx, onnxruntime, onnxscript.*pip install 'augury\[onnx\]'"):
+    with pytest.raises(
+        UsageError, match=r"needs onnx, onnxruntime, onnxscript\. .*: pip install onnx onnxruntime onnx"
+    ):
         export(tmp_path / "nowhere", "onnx")
 
 

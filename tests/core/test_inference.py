@@ -239,7 +239,7 @@ def test_places_without_a_network_are_told(run: Path, tmp_path: Path) -> None:
         ("empty", f"empty: neither run nor {EXPORTED}. Give a run's folder"),
         ("words.txt", "words.txt: cannot be read ("),
         ("foreign.safetensors", "foreign.safetensors: does not say its model, classes and preprocessing"),
-        ("x" * 300, "no such file or folder"),
+        ("x" * 300, "cannot be used (File name too long)"),
     ):
         with pytest.raises(UsageError) as error:
             load_classifier(tmp_path / place, device="cpu")

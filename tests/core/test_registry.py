@@ -167,7 +167,7 @@ def test_what_the_built_in_register_lists_is_installed_by_its_name(
 ) -> None:
     monkeypatch.setattr("augury.registry.discover", lambda: ({}, []))
     assert refusal(Register.load(), "isda") == (
-        "isda: augury-isda is not installed. Install it with pip install augury-isda."
+        "isda: augury-isda is not installed. Install it from where you got augury."
     )
 
 

@@ -198,6 +198,17 @@ def test_the_markdown_shows_any_name_as_it_is(tmp_path: Path) -> None:
     assert words.startswith("Mean ± standard deviation over 2 seeds")
 
 
+def test_no_table_carries_out_a_name(tmp_path: Path) -> None:
+    write(suite(tmp_path, {"baseline": [90.0, 91.0], "=1+1\x1b[2J": [89.0, 90.0]}))
+    with (tmp_path / "comparison.csv").open(encoding="utf-8", newline="") as file:
+        _, row = csv.DictReader(file)
+    assert row["composition"] == "'=1+1\\x1b[2J"
+    assert row["difference_points_mean"] == "-1.0"
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "=1+1" in text
+    assert "\x1b" not in text
+
+
 def test_a_folder_without_a_comparison_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no finished comparison"):
         read(tmp_path)

@@ -137,7 +137,7 @@ def test_a_suite_that_cannot_begin_says_why(tmp_path: Path, monkeypatch: pytest.
 
 def test_without_pytest_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytest", None)
-    with pytest.raises(UsageError, match=r'pip install "augury-core\[testing\]"'):
+    with pytest.raises(UsageError, match=r"Install it with pip install pytest\.$"):
         run_suite("dcutmix")
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from augury.evaluation.subject import load_subject
 from augury.report import write_report
 from augury.training.trainer import resume, train
 
+ROOT = Path(__file__).parents[2]
 ENTRIES = (
     "config.json",
     "data.json",
@@ -409,3 +411,14 @@ def test_nothing_in_the_present_folder_is_imported(arguments: list[str], safe_pa
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert not marker.exists()
+
+
+def test_no_text_sends_anybody_to_a_name_on_a_package_index() -> None:
+    """Nobody owns augury's names there: what is installed comes from where augury came from, or from a folder."""
+    found = []
+    for part in ("core", "cli", "plugins", "docs", "examples", "README.md"):
+        for path in [ROOT / part, *(ROOT / part).rglob("*")]:
+            if path.suffix in (".py", ".md", ".j2", ".toml"):
+                text = path.read_text(encoding="utf-8")
+                found += [f"{path}: {name}" for name in re.findall(r"pip install (?:-U )?['\"]?(augury[^ \n]*)", text)]
+    assert found == []

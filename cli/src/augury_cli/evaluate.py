@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from augury.errors import one_line
 from augury_cli.settings import AsJson
 from augury_cli.tables import print_json, print_rows
 
@@ -211,4 +212,4 @@ def _print_confusions(run: Evaluated, *, several: bool) -> None:
     ]
     most = sorted(pairs, key=lambda pair: -pair[0])[:3]
     told = ", ".join(f"{true} for {taken} ({count})" for count, true, taken in most) or "nothing"
-    typer.echo(f"{run.name + ': ' if several else ''}most often taken for another: {told}")
+    typer.echo(one_line(f"{run.name + ': ' if several else ''}most often taken for another: {told}"))

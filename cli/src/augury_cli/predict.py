@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -122,12 +120,11 @@ def _alternating(prediction: Prediction) -> Iterator[str]:
 
 
 def _print_csv(cells: list[str]) -> None:
+    from augury.csv_rows import ERRORS, csv_row
     from augury.errors import plain
 
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    text = line.getvalue()
+    text = csv_row(cells)
     if sys.stdout.isatty():
         text = plain(text)
     # As bytes: names of files need not be text.
-    typer.echo(text.encode("utf-8", "surrogateescape"), nl=False)
+    typer.echo(text.encode("utf-8", ERRORS), nl=False)

@@ -138,7 +138,9 @@ def preview(
     augury preview --dataset digits --with dcutmix:k=3 --output preview.png
     """
     from augury.errors import UsageError
+    from augury.outside import given_path
 
+    output = given_path(output, "--output")
     if output.is_dir():
         raise UsageError(f"{output} is a folder. Name a file with --output, {output / 'preview.png'} say.")
     output = output if output.suffix else output.with_suffix(".png")

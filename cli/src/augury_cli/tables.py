@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from augury.errors import one_line
+
 # What wraps is not readable in less.
 _NARROW = 18
 # Where there is no room for labels beside the text.
@@ -35,12 +37,13 @@ def print_rows(
 
     Args:
         titles: of the columns.
-        rows: a cell for each column, in one line.
+        rows: a cell for each column, of whatever characters; those that steer a terminal are written out.
         wraps: titles of the columns that may be broken into lines.
         right: titles of the columns that are aligned to the right.
         head: titles of the columns that make the first line of a paragraph; the first one when empty.
         spare: titles of the columns that a terminal too narrow for all is spared, one after the other.
     """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     least = [min(width, _NARROW) if title in wraps else width for title, width in zip(titles, widths, strict=True)]
     columns = shutil.get_terminal_size().columns
@@ -61,7 +64,7 @@ def print_rows(
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
     """Print labelled texts: one line each into a pipe, wrapped on a terminal; an empty text is left out."""
-    fields = [(label, text) for label, text in fields if text]
+    fields = [(label, one_line(text)) for label, text in fields if text]
     indent = max((len(label) for label, _ in fields), default=0) + 2
     columns = shutil.get_terminal_size().columns
     for label, text in fields:

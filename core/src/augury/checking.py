@@ -148,10 +148,9 @@ def _with_suite(wanted: bool | None) -> tuple[bool, tuple[str, ...]]:
         return wanted is not False, ()
     if wanted:
         raise UsageError(
-            'the contract suite needs pytest. Install it with pip install "augury-core[testing]", or leave the suite '
-            "out: --no-suite."
+            "the contract suite needs pytest. Install it with pip install pytest, or leave the suite out: --no-suite."
         )
-    return False, ("contract suite not run: it needs pytest. Install it with pip install 'augury-core[testing]'.",)
+    return False, ("contract suite not run: it needs pytest. Install it with pip install pytest.",)
 
 
 def _asked_for(names: Sequence[str], register: Register) -> list[Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -129,13 +130,13 @@ def mismatch(claim: Claim, entry: Entry) -> str:
 
 def _elsewhere(claim: Claim, entry: Entry) -> str:
     """Why an installed distribution is not from the folder that an entry lists, or cannot be used from there."""
-    if not claim.folder or Path(claim.folder).resolve() != Path(entry.folder).resolve():
-        there = f"{_install(entry)}, or accept" if Path(entry.folder).is_dir() else "It is not there any more. Accept"
+    if not claim.folder or os.path.realpath(claim.folder) != os.path.realpath(entry.folder):
+        there = f"{_install(entry)}, or accept" if os.path.isdir(entry.folder) else "It is not there any more. Accept"
         return (
             f"installed is {claim}, {f'from {claim.folder}' if claim.folder else 'not from a folder'}, but listed is "
             f"what was made in {entry.folder}. {there} what is installed with `augury plugins trust {entry.name}`."
         )
-    if claim.editable and not Path(claim.folder).is_dir():
+    if claim.editable and not os.path.isdir(claim.folder):
         return (
             f"{claim} is imported from {claim.folder}, which is not there any more. Install it with pip install -e "
             f"from where it is now, then `augury plugins trust {entry.name}`."
@@ -146,13 +147,13 @@ def _elsewhere(claim: Claim, entry: Entry) -> str:
 def absence(entry: Entry) -> str:
     """What to say of a listed method that nothing installed offers."""
     missing = f"{entry.distribution} is not installed."
+    # No name is said to be installed from an index: anybody may have registered it there.
     if entry.layer != "user":
-        return f"{missing} Install it with pip install {entry.distribution}."
-    # Of what a user lists nobody knows who has that name on an index.
+        return f"{missing} Install it from where you got augury."
     take_off = f"`augury plugins untrust {entry.name}`"
     if not entry.folder:
         return f"{missing} Install it from where you have it, or take it off with {take_off}."
-    if Path(entry.folder).is_dir():
+    if os.path.isdir(entry.folder):
         return f"{missing} {_install(entry)}, or take it off with {take_off}."
     return (
         f"{missing} It was made in {entry.folder}, which is not there any more. Install it with pip install -e from "

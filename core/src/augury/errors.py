@@ -21,8 +21,12 @@ def plain(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The same in one line that no quotation fills, for what is told beside errors."""
-    line = " ".join(text.split("\n"))
-    return plain(line if len(line) <= LETTERS else f"{line[:LETTERS]}...")
+    return plain(_cut(" ".join(text.split("\n"))))
+
+
+def _cut(line: str) -> str:
+    """Cut a line in the middle: what is wrong is often said at its end."""
+    return line if len(line) <= LETTERS else f"{line[: LETTERS * 3 // 4]}...{line[-LETTERS // 4 :]}"
 
 
 def _written(character: str) -> str:
@@ -56,7 +60,7 @@ class AuguryError(Exception):
     def __str__(self) -> str:
         """The message, in which nothing that it quotes reaches the terminal raw or fills it."""
         lines = super().__str__().split("\n")
-        shown = [line if len(line) <= LETTERS else f"{line[:LETTERS]}..." for line in lines[:LINES]]
+        shown = [_cut(line) for line in lines[:LINES]]
         more = [f"... and {len(lines) - LINES} more lines."] if len(lines) > LINES else []
         return plain("\n".join(shown + more))
 

@@ -50,14 +50,14 @@ def replacing(path: Path) -> Iterator[Path]:
         folder_to_disk(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8.
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file as UTF-8, with `errors` as for `str.encode`.
 
     Raises:
         WriteError: as `replacing`.
     """
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors=errors)
 
 
 def append_line(path: Path, line: str) -> None:

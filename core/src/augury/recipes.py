@@ -17,7 +17,7 @@ from typing import Any
 
 from augury.config import RECIPE_NOTES, from_file, read_config
 from augury.errors import UsageError, shown, unknown
-from augury.outside import oddity, parse_toml, read_text
+from augury.outside import given_path, oddity, parse_toml, read_text
 from augury.register_file import one_line
 from augury.registry import Register
 
@@ -112,8 +112,8 @@ def find_recipe(text: str | Path, register: Register | None = None) -> Path:
     Raises:
         UsageError: neither a file nor a recipe of a method that may run.
     """
-    if Path(text).is_file():
-        return Path(text)
+    if text != "" and given_path(text, "recipe").is_file():
+        return given_path(text, "recipe")
     register = register or Register.load()
     files = _files(register)
     name = str(text)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from augury.discovery import GROUP, Claim, discover, range_from, unusable
 from augury.errors import UsageError, unknown
 from augury.listing import Found, judge
+from augury.outside import given_path
 from augury.register_file import FILE_NAME, Alias, Entry, RegisterFile, add_entry, one_line, remove_entry
 from augury.register_file import parse as parse_file
 from augury.register_file import read as read_file
@@ -280,7 +281,7 @@ def default_user_file() -> Path:
     """The user's register: `registry.toml` in the folder AUGURY_CONFIG, else in the platform's configuration folder."""
     folder = os.environ.get("AUGURY_CONFIG")
     if folder:
-        return Path(folder).expanduser() / FILE_NAME
+        return given_path(folder, "AUGURY_CONFIG") / FILE_NAME
     import platformdirs
 
     return platformdirs.user_config_path("augury", appauthor=False) / FILE_NAME

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from augury.backbones.downloads import quietly
 from augury.backbones.weights import Description, describe, locate, misfit, other_model, read_weights, short
 from augury.config import ModelConfig, RunConfig
-from augury.errors import UsageError
+from augury.errors import UsageError, brief
 from augury.outside import oddity
 
 _NOT_THE_MODELS = {"checkpoint_path", "cache_dir", "features_only", "out_indices", "feature_cfg"} | {
@@ -97,7 +97,7 @@ class Fitted:
 
 def subject_of(config: ModelConfig) -> str:
     """What is said before anything that is wrong with weights to start from."""
-    return f"model.init_from={config.init_from}"
+    return brief(f"model.init_from={config.init_from}")
 
 
 def find(config: ModelConfig) -> Found:

@@ -3,9 +3,7 @@ whether it fits another."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +18,7 @@ from augury.config import Count, Positive
 from augury.errors import UsageError
 from augury.files import replacing
 from augury.formats import check_format
+from augury.outside import given_path
 
 BEST = "best.safetensors"
 """A run's best weights, in its folder."""
@@ -74,17 +73,17 @@ def locate(place: str, subject: str) -> Path:
         subject: what an error begins with.
 
     Raises:
-        UsageError: the folder has none. That there is such a file, is found when it is read.
+        UsageError: no path can be called so, or the folder has none. A file that is not there is found when it is
+            read.
     """
-    path = Path(os.path.expanduser(place))
-    with contextlib.suppress(OSError):
-        if path.is_dir():
-            found = in_folder(path)
-            if found is None:
-                raise UsageError(
-                    f"{subject} has no {BEST}, which a run writes at the end of an epoch. Give another run, or a file."
-                )
-            return found
+    path = given_path(place, "model.init_from")
+    if path.is_dir():
+        found = in_folder(path)
+        if found is None:
+            raise UsageError(
+                f"{subject} has no {BEST}, which a run writes at the end of an epoch. Give another run, or a file."
+            )
+        return found
     return path
 
 

@@ -13,6 +13,7 @@ from augury.data.source import Collection
 from augury.data.synthetic import PREFIX as SYNTHETIC
 from augury.data.synthetic import open_synthetic
 from augury.errors import UsageError, unknown
+from augury.outside import given_path
 
 BY_HAND = ("imagenet",)
 """Folders of images by the names that recipes give them. Nobody can download them."""
@@ -49,7 +50,7 @@ def lasting_name(name: str) -> str:
     """The same data set, named so that it is found from any folder."""
     known, colon, folder = name.partition(":")
     if known in NAMES and folder:
-        return f"{known}:{Path(folder).expanduser().resolve()}"
+        return f"{known}:{given_path(folder, known).resolve()}"
     if known in NAMES or name.startswith(SYNTHETIC) or name.lower().startswith(PREFIXES):
         return name
     return str(_existing(name).resolve())
@@ -57,8 +58,8 @@ def lasting_name(name: str) -> str:
 
 def _existing(name: str) -> Path:
     """The path that `name` is, from here or from the data root."""
-    for path in (Path(name).expanduser(), data_root() / name):
-        if name and path.exists():
+    for place in (name, data_root() / name) if name else ():
+        if (path := given_path(place, "data set")).exists():
             return path
     if name in BY_HAND:
         raise UsageError(

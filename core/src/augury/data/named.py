@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from augury.data.root import VARIABLE, data_root
 from augury.data.source import ArraySource, Collection, Source
 from augury.errors import UsageError
+from augury.outside import given_path
 
 IDX_NAMES = {"train": "train", "test": "t10k"}
 """What the IDX files of a split begin with."""
@@ -43,7 +44,7 @@ def open_named(name: str) -> Collection:
     if colon and known != "fashion_mnist":
         raise UsageError(f"{name}: only fashion_mnist takes a folder. Write `{known}` and set {VARIABLE}.")
     if known == "fashion_mnist":
-        return _fashion_mnist(Path(folder).expanduser() if folder else None)
+        return _fashion_mnist(given_path(folder, known) if folder else None)
     return NAMES[known]()
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from augury.errors import UsageError
+from augury.outside import given_path
 
 VARIABLE = "AUGURY_DATA"
 
@@ -13,7 +14,7 @@ VARIABLE = "AUGURY_DATA"
 def data_root() -> Path:
     """The folder that AUGURY_DATA names, else `data` in the platform's cache folder for augury. It need not exist."""
     if chosen := os.environ.get(VARIABLE):
-        return Path(chosen).expanduser()
+        return given_path(chosen, VARIABLE)
     import platformdirs
 
     return platformdirs.user_cache_path("augury", appauthor=False) / "data"

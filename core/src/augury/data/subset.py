@@ -18,7 +18,7 @@ from augury.config import DataConfig, RunConfig
 from augury.data.source import Source
 from augury.errors import UsageError
 from augury.files import replacing, write_text
-from augury.outside import RECORDED, parse_json, read_text
+from augury.outside import RECORDED, given_path, parse_json, read_text
 
 FILE = "subset.json"
 """The file's name where a command writes one, and of the copy in a run's folder."""
@@ -81,7 +81,7 @@ def subset_of(source: Source, rows: Tensor, classes: Sequence[str], config: Data
         UsageError: no such file, a damaged one, one of other images, or images that are held out here.
     """
     assert config.subset is not None
-    path = Path(config.subset).expanduser()
+    path = given_path(config.subset, "data.subset")
     content = _read(path)
     found = {"images": len(source), "classes": list(classes), "labels": _digest_of_labels(source)}
     if any(content[key] != value for key, value in found.items()):
@@ -140,7 +140,7 @@ def keep_subset(config: DataConfig, folder: Path) -> None:
     """Copy a run's subset into the run's folder, so that the run can go on when the file is gone."""
     if config.subset is not None:
         with replacing(folder / FILE) as partial:
-            shutil.copyfile(Path(config.subset).expanduser(), partial)
+            shutil.copyfile(given_path(config.subset, "data.subset"), partial)
 
 
 def own_subset(config: RunConfig, folder: Path) -> RunConfig:

@@ -25,6 +25,7 @@ from augury.evaluation.subject import BATCH, SplitName, Subject, load_subjects
 from augury.evaluation.writing import choose_folder, refuse_taken, try_folder, write
 from augury.inference.classifier import Weights
 from augury.measures import chunks, logits_of, measure
+from augury.outside import given_path
 from augury.progress import reporter_of
 from augury.randomness import generator
 from augury.training.result import Result
@@ -107,7 +108,7 @@ def evaluate(
         AuguryError: the device has too little memory.
     """
     named = [runs] if isinstance(runs, Path | str | Result) else list(runs)
-    folders = [Path(run.folder if isinstance(run, Result) else run).expanduser() for run in named]
+    folders = [given_path(run.folder if isinstance(run, Result) else run, "RUN") for run in named]
     asked = Asked(
         check_epsilons(fgsm, "--fgsm"),
         check_epsilons(pgd, "--pgd"),

@@ -25,6 +25,7 @@ from augury.data.synthetic import PREFIX as SYNTHETIC
 from augury.errors import UsageError
 from augury.evaluation.calibration import confidence_of
 from augury.evaluation.subject import Subject
+from augury.outside import given_path
 from augury.training.watch import Reporter
 
 KEPT = 0.95
@@ -143,8 +144,8 @@ def open_outliers(name: str, own: DataConfig, channels: int) -> Split:
     Raises:
         UsageError: no such data, no image in it, or the network's own.
     """
-    folder = Path(name).expanduser()
     known = name.partition(":")[0] in NAMES or name.startswith(SYNTHETIC) or name.lower().startswith(PREFIXES)
+    folder = Path() if known else given_path(name, "--ood")
     if not known and folder.is_dir() and not holds_tars(folder):
         name = str(folder.resolve())
         source: Source = _all_images(folder.resolve())

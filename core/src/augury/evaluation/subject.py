@@ -22,7 +22,7 @@ from augury.data.subset import DECIDING, own_subset
 from augury.data.view import DataSet, ImageFormat, decode
 from augury.errors import UsageError
 from augury.inference.classifier import Weights, choose_device, run_weights
-from augury.outside import refuse_ways_out
+from augury.outside import given_path, refuse_ways_out
 from augury.training.facts import Begun, begun, check_same_data
 
 SplitName = Literal["test", "val", "train"]
@@ -174,7 +174,7 @@ def load_subjects(
             raise UsageError(f"{what} must be one of {', '.join(allowed)}, got `{given}`.")
     there = choose_device(device)
     opened: dict[Any, DataSet] = {}
-    paths = [Path(folder).expanduser() for folder in folders]
+    paths = [given_path(folder, "RUN") for folder in folders]
     if double := [path for path, at in zip(paths, map(Path.resolve, paths), strict=True) if _count(at, paths) > 1]:
         raise UsageError(f"{double[0]} is named twice. Name each run once.")
     subjects: list[Subject] = []

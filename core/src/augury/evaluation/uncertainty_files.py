@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from augury.csv_rows import ERRORS, csv_row
 from augury.data.subset import FILE, write_subset
 from augury.errors import UsageError
 from augury.evaluation.uncertainty import END, Uncertainty, choose_subset
@@ -109,13 +109,12 @@ def _write_table(found: Uncertainty, path: Path) -> None:
     split, classes = found.subject.split, found.subject.classes
     labels, rows = split.labels.tolist(), split.rows.tolist()
     numbers = torch.stack([found.entropy, found.expected, found.information, found.margin], 1).tolist()
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors=ERRORS) as file:
+        file.write(csv_row(COLUMNS))
         for place in most_uncertain(found).tolist():
             named = (classes[labels[place]], classes[int(found.predicted[place])])
             cells = [f"{value:.6f}" for value in numbers[place]]
-            writer.writerow([rows[place], split.source.name(rows[place]), *named, *cells])
+            file.write(csv_row([rows[place], split.source.name(rows[place]), *named, *cells]))
 
 
 def most_uncertain(found: Uncertainty) -> Tensor:

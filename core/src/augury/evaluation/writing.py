@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import tempfile
 import warnings
@@ -13,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from augury.csv_rows import ERRORS, csv_row
 from augury.errors import UsageError
 from augury.evaluation.drawing import Confidences, drawn
 from augury.evaluation.results import Evaluation
 from augury.evaluation.subject import Subject
 from augury.files import replacing, write_text
-from augury.outside import RECORDED, parse_json, read_text
+from augury.outside import RECORDED, given_path, parse_json, read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +29,14 @@ NO_GLYPH = r"Glyph .* missing from font|Matplotlib currently does not support .*
 
 
 def choose_folder(runs: Sequence[Path], output: Path | str | None) -> Path:
-    """Where the files go: `output`, else `evaluation` within the only run's folder, or here."""
+    """Where the files go: `output`, else `evaluation` within the only run's folder, or here.
+
+    Raises:
+        UsageError: it is no path.
+    """
     if output is None:
         return runs[0] / "evaluation" if len(runs) == 1 else Path("evaluation")
-    return Path(output).expanduser()
+    return given_path(output, "--output")
 
 
 def refuse_taken(folder: Path) -> None:
@@ -133,8 +137,7 @@ def _tables(evaluation: Evaluation, folder: Path) -> Iterator[str]:
 
 
 def _csv(path: Path, rows: Iterable[Sequence[Any]]) -> str:
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+    write_text(path, "".join(map(csv_row, rows)), ERRORS)
     return path.name
 
 

@@ -22,7 +22,7 @@ from augury.experiment.worker import Task, warm_up
 from augury.files import WriteError, replacing
 from augury.formats import check_format
 from augury.open_files import too_many_open_files
-from augury.outside import RECORDED, parse_json, read_text, refuse_ways_out
+from augury.outside import RECORDED, given_path, parse_json, read_text, refuse_ways_out
 from augury.registry import Register
 from augury.training.facts import begun, check_same_data
 from augury.training.folder import CONFIG
@@ -196,6 +196,7 @@ def _difference(before: Any, now: Any, path: str = "") -> str:
 
 def _refuse_foreign(folder: Path) -> None:
     """Raises: UsageError where something else than a comparison is in the folder, or a link leads out of it."""
+    given_path(folder, "--output")
     refuse_ways_out(folder)
     if folder.is_dir() and not (folder / SUITE).exists() and {p.name for p in folder.iterdir()} - {LOCK}:
         raise UsageError(f"{folder} exists and holds no comparison. Choose another --output.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import statistics
@@ -12,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from augury.csv_rows import csv_row
 from augury.errors import UsageError
 from augury.experiment.statistics import Difference, Spread, judge, spread
 from augury.experiment.wording import columns, cost_columns, explanation, markdown
@@ -152,12 +151,9 @@ def write(comparison: Comparison) -> None:
     plain = asdict(replace(comparison, folder=Path()))
     del plain["folder"]
     write_text(comparison.folder / JSON, json.dumps(_finite(plain), indent=2, allow_nan=False) + "\n")
-    table = io.StringIO()
     flat = [_flat(row) for row in comparison.rows]
-    writer = csv.DictWriter(table, fieldnames=list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    write_text(comparison.folder / CSV, table.getvalue())
+    table = [list(flat[0]), *(list(row.values()) for row in flat)]
+    write_text(comparison.folder / CSV, "".join(map(csv_row, table)))
     write_text(comparison.folder / MARKDOWN, markdown(comparison))
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from augury.errors import plain
 from augury.experiment.statistics import Spread
 
 if TYPE_CHECKING:
@@ -137,4 +138,4 @@ def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 def _escaped(text: str) -> str:
     # A composition's name may hold anything that its options hold.
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(" ".join(text.split())))

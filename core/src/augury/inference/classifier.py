@@ -18,6 +18,7 @@ from augury.config import ModelConfig
 from augury.data.geometry import centre_square, centre_start
 from augury.data.view import MOST, ImageFormat, pixels_of
 from augury.errors import UsageError
+from augury.outside import given_path
 from augury.training.facts import DATA
 from augury.training.result import RESULT
 
@@ -100,7 +101,7 @@ def load_classifier(place: Path | str, weights: Weights = "best", device: str = 
         UsageError: no such weights, or they do not say what they were trained for.
     """
     there = choose_device(device)
-    path, notes = find_weights(Path(place).expanduser(), weights)
+    path, notes = find_weights(given_path(place, "RUN"), weights)
     held, said = read_weights(path, str(path)), describe(path)
     if missing := [key for key in _NEEDED if getattr(said, key) is None]:
         what = " and ".join(missing) if len(missing) < len(_NEEDED) else "model, classes and preprocessing"

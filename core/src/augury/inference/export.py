@@ -19,7 +19,7 @@ from augury.files import replacing, writing
 from augury.formats import FORMAT
 from augury.inference.classifier import Classifier, Weights, load_classifier
 from augury.inference.onnx import IMAGES, LOGITS, refuse_without_onnx, write_onnx
-from augury.outside import refuse_ways_out
+from augury.outside import given_path, refuse_ways_out
 
 Format = Literal["safetensors", "onnx"]
 CONFIG = "config.json"
@@ -84,7 +84,7 @@ def export(
     if format == "onnx":
         refuse_without_onnx()
     classifier = load_classifier(run, weights, "cpu")
-    folder = _folder(classifier.path) if output is None else Path(output).expanduser()
+    folder = _folder(classifier.path) if output is None else given_path(output, "--output")
     files = tuple(folder / name for name in _FILES[format])
     _refuse_to_overwrite(files)
     with _made(folder):

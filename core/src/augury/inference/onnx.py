@@ -32,7 +32,7 @@ def refuse_without_onnx() -> None:
         UsageError: packages are missing.
     """
     if not all(importlib.util.find_spec(name) for name in _PACKAGES):
-        raise UsageError(f"--format onnx needs {', '.join(_PACKAGES)}. Install them: pip install 'augury[onnx]'")
+        raise UsageError(f"--format onnx needs {', '.join(_PACKAGES)}. Install them: pip install {' '.join(_PACKAGES)}")
 
 
 def write_onnx(

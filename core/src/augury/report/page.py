@@ -13,6 +13,7 @@ from typing import Any
 from augury import __version__
 from augury.errors import UsageError
 from augury.files import write_text
+from augury.outside import given_path
 from augury.report.charts import Chart, as_json, run_curves, suite_curves
 from augury.report.compared import cost, differences
 from augury.report.gather import Facts, gather
@@ -38,9 +39,9 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     Raises:
         UsageError: the folder is none of them, or the file cannot be written.
     """
-    folder = Path(folder)
+    folder = given_path(folder, "FOLDER")
     facts = gather(folder)
-    output = folder / REPORT if output is None else Path(output)
+    output = folder / REPORT if output is None else given_path(output, "--output")
     if output.is_dir():
         raise UsageError(f"{output} is a folder. Name a file: --output {output / REPORT}.")
     try:

@@ -70,7 +70,7 @@ def run_suite(
         UsageError: pytest is not installed.
     """
     if importlib.util.find_spec("pytest") is None:
-        raise UsageError('the contract suite needs pytest. Install it with pip install "augury-core[testing]".')
+        raise UsageError("the contract suite needs pytest. Install it with pip install pytest.")
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

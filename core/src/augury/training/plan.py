@@ -31,6 +31,7 @@ from augury.data.view import DataSet, ImageFormat, choose_format, usual_transfor
 from augury.distributed import Ranks, local_size
 from augury.errors import UsageError, refuse_all, unknown
 from augury.method import Spec
+from augury.outside import given_path
 from augury.registry import Register
 from augury.training import sharded
 from augury.training.notes import notes_of
@@ -82,14 +83,14 @@ def lasting(config: RunConfig) -> RunConfig:
     """The same settings with files and folders named so that a run is resumed from any folder.
 
     Raises:
-        UsageError: there is no such data set.
+        UsageError: there is no such data set, or no path can be called so.
     """
     data = config.data.model_copy(update={"dataset": lasting_name(config.data.dataset)})
     if data.subset is not None:
-        data = data.model_copy(update={"subset": str(Path(data.subset).expanduser().resolve())})
+        data = data.model_copy(update={"subset": str(given_path(data.subset, "data.subset").resolve())})
     model = config.model
     if model.init_from is not None:
-        path = Path(os.path.expanduser(model.init_from)).resolve()
+        path = given_path(model.init_from, "model.init_from").resolve()
         model = model.model_copy(update={"init_from": str(path)})
     return config.model_copy(update={"data": data, "model": model})
 
