@@ -221,6 +221,17 @@ def test_recipes_as_json_and_filtered(augury: Commands, package: Path) -> None:
     assert "Did you mean `alpha`?" in err
 
 
+def test_recipes_show_writes_out_what_is_no_text(augury: Commands, package: Path) -> None:
+    path = package / "recipes/bytes.toml"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\r\n\xff\xfe\x9b")
+    code, out, err = augury("recipes", "show", str(path))
+    assert (code, out) == (0, "\ufeffa = 1\r\n\\xff\\xfe\\x9b")
+    assert "it is no UTF-8 text" in err
+    path.write_bytes(b"#" * (2**20 + 1))
+    code, out, err = augury("recipes", "show", str(path))
+    assert (code, out, err) == (1, "", f"recipe {path}: cannot be read: it is larger than 1 MiB.\n")
+
+
 def test_recipes_show_prints_the_file_as_it_is(augury: Commands, package: Path) -> None:
     path = package / "recipes/whole.toml"
     assert augury("recipes", "show", "alpha/whole") == (0, WHOLE, f"# {path}\n")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+from tests.fuzz.faults import judged
 from tests.fuzz.hostile import (
     KEYS,
+    Drawn,
     answer,
     cases,
     configs,
@@ -39,7 +41,7 @@ from augury.config import (
 def test_settings_are_read_or_refused_and_stay_what_they_are(tmp_path: Path, found: dict[str, Any]) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(encoded(json.dumps(found)))
-    config = answer(lambda: load_config(path))
+    config = answer(lambda: load_config(path), judged(found))
     if isinstance(config, RunConfig):
         save_config(config, path)
         assert load_config(path) == config
@@ -114,8 +116,8 @@ def test_numbers_of_any_size_are_read_or_refused(number: float, path: tuple[str,
 def test_ten_megabytes_are_refused_at_once(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(content + b"a." * 5_000_000)
-    assert answer(lambda: read_recipe(path)) is None
+    answer(lambda: read_recipe(path), Drawn(due="refused", about="larger than 1 MiB"))
     path.write_bytes(b'data.dataset = "' + b"x" * 500_000 + b'"')
-    assert answer(lambda: read_recipe(path)) is None
+    answer(lambda: read_recipe(path), Drawn(due="refused", about="500,000 characters; 10,000 are allowed"))
     path.write_bytes(b"a." * 400_000 + b"a = 1")
-    assert answer(lambda: read_recipe(path)) is None
+    answer(lambda: read_recipe(path), Drawn(due="refused", about="more than 32 parts"))

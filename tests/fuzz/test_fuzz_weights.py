@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
-from tests.fuzz.hostile import answer, cases, damaged, encoded, files, numbers, texts, values
+from tests.fuzz.hostile import Drawn, answer, cases, damaged, encoded, files, numbers, texts, values
 
 from augury import backbones
 from augury.backbones import starting
@@ -114,9 +114,10 @@ def test_a_pickle_is_never_carried_out(tmp_path: Path, protocol: int, inside: bo
     payload: Any = {"state_dict": Payload(marker)} if inside else Payload(marker)
     for content in (pickle.dumps(payload, protocol), stored(payload)):
         put(tmp_path, 1, content)
-        answer(lambda: load_checkpoint(tmp_path))
+        answer(lambda: load_checkpoint(tmp_path), Drawn(due="refused", about="damaged"))
         (tmp_path / name).write_bytes(content)
-        answer(lambda: starting.find(ModelConfig(name="test_resnet", init_from=str(tmp_path / name))))
+        config = ModelConfig(name="test_resnet", init_from=str(tmp_path / name))
+        answer(lambda config=config: starting.find(config), Drawn(due="refused", about="cannot be read"))
         (tmp_path / name).write_bytes(content)
     assert not marker.exists()
 

@@ -67,28 +67,34 @@ def list_recipes(
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="The recipe, as `augury recipes list` names it.")],
 ) -> None:
-    """Print a recipe's file as it is; its path, as a comment, on stderr, and what keeps it from being run."""
+    """Print a recipe's file as it is, on stderr its path and what keeps it from being run.
+
+    Bytes that are no UTF-8 text are written out, \\xff say.
+    """
     from augury.catalogue import absent
     from augury.errors import AuguryError, plain
+    from augury.outside import read_bytes
     from augury.recipes import describe, find_recipe
 
     path = find_recipe(name)
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise AuguryError(f"recipe {path}: cannot be read: {error.strerror}.") from None
+        content = read_bytes(path)
+    except (OSError, ValueError) as error:
+        raise AuguryError(f"recipe {path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    # Bytes that are no text are written out, wherever they go; no recipe can be read that has them.
+    text = content.decode("utf-8", "backslashreplace")
     typer.echo(f"# {plain(str(path))}", err=True)
-    typer.echo(_harmless(text) if sys.stdout.isatty() else text, nl=False)
+    typer.echo((_harmless(text) if sys.stdout.isatty() else text).encode(), nl=False)
     recipe = describe(name, path)
     if problem := recipe.problem or absent([recipe.model]).get(recipe.model):
         typer.echo(f"{name}: {problem}", err=True)
 
 
-def _harmless(content: bytes) -> str:
+def _harmless(text: str) -> str:
     """A file's text for a terminal, which it is not to steer."""
     from augury.errors import plain
 
-    lines = content.decode("utf-8", "replace").replace("\r\n", "\n")
+    lines = text.replace("\r\n", "\n")
     return "\t".join(map(plain, lines.split("\t")))
 
 

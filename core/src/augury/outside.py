@@ -38,7 +38,21 @@ def read_text(path: Path, most: int = WRITTEN) -> str:
 
     Raises:
         OSError: there is none, or it cannot be read.
-        ValueError: it is no regular file (reading a pipe would never end), too large, or not UTF-8.
+        ValueError: it is no regular file, too large, or not UTF-8.
+    """
+    content = read_bytes(path, most)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_bytes(path: Path, most: int = WRITTEN) -> bytes:
+    """Read a file of at most `most` bytes.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: it is no regular file (reading a pipe would never end), or too large.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no file of text")
@@ -46,10 +60,7 @@ def read_text(path: Path, most: int = WRITTEN) -> str:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it is larger than {most >> 20} MiB")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 text ({error.reason} at byte {error.start})") from None
+    return content
 
 
 def parse_json(text: str) -> Any:
