@@ -252,6 +252,14 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     assert flat.notes == [f"{tmp_path}/flat: 1 image in no class folder, left out."]
 
 
+def test_folders_that_systems_make_are_no_classes_and_hold_no_images(tmp_path: Path) -> None:
+    paths = [*images("cat", "dog", "__MACOSX/cat", "$RECYCLE.BIN"), "cat/@eaDir/0.png/SMALL.png"]
+    found = opened(put(tmp_path / "data", *paths))
+    assert (found.classes, len(found.splits["all"]), found.notes) == (["cat", "dog"], 4, [])
+    packed = opened(pack(tmp_path / "x.tar", *paths))
+    assert (packed.classes, len(packed.splits["all"]), packed.notes) == (["cat", "dog"], 4, [])
+
+
 # --- tars and shards ---
 
 

@@ -20,6 +20,8 @@ from augury.errors import UsageError, counted
 
 LISTED = 5
 """Unreadable files that an error names."""
+JUNK = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
+"""Folders that systems put beside a user's own: thumbnails, deleted files, halves of archives."""
 TABLES = (".csv", ".tsv", ".xlsx", ".parquet", ".json", ".txt")
 """Endings of files that may hold labels, which are not read."""
 
@@ -211,7 +213,12 @@ def _subfolders(root: Path) -> list[str]:
 def _names(root: Path, *, files: bool) -> list[str]:
     """The names of the folders in a folder, or of all else; hidden ones left out."""
     with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if _is_folder(e) != files and not e.name.startswith("."))
+        return sorted(e.name for e in entries if _is_folder(e) != files and not is_hidden(e.name))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is passed over for its name: no image of the user's is in it."""
+    return name.startswith(".") or name in JUNK
 
 
 def _files(root: Path, folder: str, classes: Sequence[str]) -> tuple[Files, Labels]:
@@ -254,7 +261,7 @@ def _walk(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> list[t
         return []
     with os.scandir(root / folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             path = f"{folder}{os.sep}{entry.name}"
             if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not _is_folder(entry):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from augury.data.folder import is_hidden
 from augury.errors import AuguryError, UsageError, shown
 
 DEEPEST = 8
@@ -115,7 +116,7 @@ def _checked(file: Any, title: str) -> Iterator[tuple[tarfile.TarInfo, tarfile.T
                 parts = member.name.split("/")
                 if ".." in parts:
                     raise UsageError(f"{title}: {shown(member.name)} has `..` in its name. Pack the tar anew without.")
-                if member.isdir() or any(part.startswith(".") and part != "." for part in parts):
+                if member.isdir() or any(is_hidden(part) for part in parts if part != "."):
                     continue
                 if not member.isreg() or member.sparse is not None:
                     raise UsageError(
