@@ -15,7 +15,8 @@ from augury.errors import UsageError
 from augury.training import launch as launching
 from augury.training.launch import LOST, ProcessFailed, launch, place
 
-SECONDS = 20
+SECONDS = 240
+"""Seconds after which a process hangs."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,19 +42,17 @@ def test_each_is_told_its_place_and_its_share_of_the_cores(tmp_path: Path, monke
 
 
 def test_one_that_fails_ends_the_others_and_is_named() -> None:
-    begun = time.monotonic()
     # Deaf to what it is asked: it is killed.
-    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.exit(3) if rank == 1 else time.sleep(60)"
+    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.exit(3) if rank == 1 else time.sleep(600)"
     with pytest.raises(
         ProcessFailed, match=r"^process 1 of 0 to 2 failed with exit code 3 .*other 2 were ended with it\.$"
     ) as e:
         launch(python(code), 3, lambda: "how to go on, which that one has said")
     assert e.value.exit_code == 3
-    assert time.monotonic() - begun < SECONDS
 
 
 def test_one_that_is_killed_is_named_with_the_signal() -> None:
-    code = "os.kill(os.getpid(), signal.SIGKILL) if rank == 0 else time.sleep(60)"
+    code = "os.kill(os.getpid(), signal.SIGKILL) if rank == 0 else time.sleep(600)"
     with pytest.raises(
         ProcessFailed, match=r"^process 0 of 0 to 1 was ended by SIGKILL .*the other one.* go on$"
     ) as error:
@@ -74,6 +73,8 @@ def test_whoever_only_lost_another_is_not_to_blame(
     codes: tuple[int, ...], together: bool, named: str, exit_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launching, "PAUSE", 0.5 if together else 0.01)
+    # All end by themselves, however long that takes.
+    monkeypatch.setattr(launching, "GRACE", float(SECONDS))
     # Those that lost another are done before it is.
     late = "" if together else f"time.sleep(0.15 * (code != {LOST}));"
     code = f"code = {codes}[rank]; {late} os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)"

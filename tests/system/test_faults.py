@@ -112,7 +112,7 @@ def test_a_full_disk_costs_nothing_that_was_written(size: int, undisturbed: Path
 def started(command: list[str], ready: Callable[[], bool]) -> subprocess.Popen[str]:
     """A command at work, in a group of processes of its own, once something is `ready`."""
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 240
     while not ready():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -122,9 +122,9 @@ def started(command: list[str], ready: Callable[[], bool]) -> subprocess.Popen[s
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """What it said to its end; of its group, nobody is left soon after."""
-    error = process.communicate(timeout=100)[1]
+    error = process.communicate(timeout=240)[1]
     assert "Traceback" not in error, error
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while alone(process.pid):
         assert time.monotonic() < deadline, "a process was left behind"
         time.sleep(0.1)
@@ -259,7 +259,7 @@ list(StreamFeed(data, torch.device("cpu"), 2).held_out(split, 64))
 @pytest.mark.slow
 def test_shared_memory_without_room_is_told_and_not_waited_for(pets: Path, tmp_path: Path) -> None:
     (tmp_path / "read.py").write_text(READ.format(images=str(pets)))
-    script = f"mount -t tmpfs -o size=80k tmpfs /dev/shm; timeout 100 {sys.executable} {tmp_path}/read.py"
+    script = f"mount -t tmpfs -o size=80k tmpfs /dev/shm; timeout 200 {sys.executable} {tmp_path}/read.py"
     command = on_a_disk(tmp_path / "unused", "size=4k", script)
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
     assert done.returncode == 1, done.stderr

@@ -78,8 +78,8 @@ def begun(folder: Path, *command: str, epochs: int = 1) -> tuple[subprocess.Pope
 
 def ended(process: subprocess.Popen[str], members: dict[str, psutil.Process]) -> str:
     """What it said on stderr, when it and its processes are gone."""
-    _, err = process.communicate(timeout=30)
-    assert not psutil.wait_procs(members.values(), timeout=10)[1]
+    _, err = process.communicate(timeout=LIMIT)
+    assert not psutil.wait_procs(members.values(), timeout=LIMIT)[1]
     return err
 
 
@@ -87,10 +87,8 @@ def ended(process: subprocess.Popen[str], members: dict[str, psutil.Process]) ->
 def test_one_that_dies_ends_the_others_with_the_reason(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process, members = begun(folder, AUGURY, *words(folder, 500, ("isda",)), "--processes", "2", epochs=2)
-    asked = time.monotonic()
     members["1"].kill()
     err = ended(process, members)
-    assert time.monotonic() - asked < 30
     assert process.returncode == 137
     told = [line for line in err.splitlines() if not line.startswith("epoch")]
     assert len(told) == 1, err
@@ -129,10 +127,8 @@ def test_a_run_of_two_processes_is_one_run(whole: Path) -> None:
 def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process, members = begun(folder, AUGURY, *words(folder), "--processes", "2")
-    asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     err = ended(process, members)
-    assert time.monotonic() - asked < 10
     assert process.returncode == 143
     assert err.count(f"Go on with: augury resume {folder} --processes 2") == 1
     done = call(AUGURY, "resume", str(folder), "--processes", "2")
@@ -172,7 +168,7 @@ def test_stopped_while_it_starts_it_says_so_in_a_line(processes: str, number: si
             assert time.monotonic() < until
         time.sleep(seconds)
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 128 + number, (seconds, err)
         told = [line for line in err.splitlines() if not line.startswith("epoch")]
         assert not told or (len(told) == 1 and told[0].startswith("interrupted")), (seconds, err)
@@ -187,7 +183,7 @@ def test_another_number_of_processes_goes_on_and_says_what_is_not_exact(
     process = started([AUGURY, *words(folder), "--processes", before])
     wait_for(folder, 2, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, err
     done = call(AUGURY, "resume", str(folder), "--processes", after)
     assert done.returncode == 0, done.stderr
@@ -199,6 +195,47 @@ def free_port() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return str(found.getsockname()[1])
+
+
+HASTY = """
+from augury.training import waiting
+waiting.PATIENCE = 3.0
+from augury_cli.__main__ import start
+start()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_one_that_is_stopped_is_told_while_the_others_wait(stopped: int, tmp_path: Path) -> None:
+    folder, said = tmp_path / "run", [tmp_path / f"said-{rank}" for rank in range(2)]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    processes = []
+    for rank in range(2):
+        with said[rank].open("w") as file:
+            own = {**environment(), **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "-c", HASTY, *words(folder, 5000, ())]
+            processes.append(subprocess.Popen(command, env=own, stderr=file))
+    try:
+        wait_for(folder, 1, processes[0])
+        assert "has not answered" not in said[0].read_text() + said[1].read_text()
+        processes[stopped].send_signal(signal.SIGSTOP)
+        told = f"process {stopped} of 0 to 1 has not answered for 3 s, and the others wait for it: it may be stopped"
+        until = time.monotonic() + LIMIT
+        while told not in said[1 - stopped].read_text():
+            assert processes[1 - stopped].poll() is None, "it goes on waiting"
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        processes[stopped].send_signal(signal.SIGCONT)
+        wait_for(folder, len(rows(folder)) + 2, processes[0])
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        assert [process.wait(LIMIT) for process in processes] == [143, 143]
+        assert said[1 - stopped].read_text().count(told) == 1
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def torchrun(*command: str) -> list[list[str]]:

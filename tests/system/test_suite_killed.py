@@ -49,7 +49,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
 
 def kill_when(process: subprocess.Popen[bytes], there: Path, pattern: str) -> None:
     """Kill it as a power cut does, once a file is there."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(there.glob(pattern)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"no {pattern}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,29 @@ def local_size() -> int:
     """How many processes train together on this machine, as whoever started them says; 1 where nobody did."""
     said = os.environ.get("LOCAL_WORLD_SIZE", "")
     return max(1, int(said)) if said.isdecimal() else 1
+
+
+class Waiting:
+    """Whether this process is where it may wait for others.
+
+    Attributes:
+        entered: how often it came there.
+        depth: how many such blocks it is in; 0 where it works alone.
+        since: when that changed, as `time.monotonic` counts.
+    """
+
+    def __init__(self) -> None:
+        self.entered, self.depth, self.since = 0, 0, 0.0
+
+    def __enter__(self) -> None:
+        self.entered, self.depth, self.since = self.entered + 1, self.depth + 1, time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.depth, self.since = self.depth - 1, time.monotonic()
+
+
+waiting = Waiting()
+"""Of this process; to be entered around whatever ends only when all processes come to it."""
 
 
 class Ranks:
@@ -51,7 +75,8 @@ class Ranks:
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous(), group=self.group)
+        with waiting:
+            dist.all_gather(parts, tensor.contiguous(), group=self.group)
         return torch.cat(parts)
 
     def gather_objects(self, value: T) -> list[T]:
@@ -59,7 +84,8 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.group)
+        with waiting:
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
 
@@ -83,7 +109,8 @@ class Agreement:
             return mine
         said = False
         if self._asked is not None:
-            self._asked.wait()
+            with waiting:
+                self._asked.wait()
             said = bool(self._answer)
         self._answer = torch.tensor([float(mine)])
         self._asked = dist.all_reduce(self._answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
@@ -95,7 +122,8 @@ class _AllReduce(torch.autograd.Function):
     def forward(ctx, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.group = group
         total = tensor.detach().clone()
-        dist.all_reduce(total, group=group)
+        with waiting:
+            dist.all_reduce(total, group=group)
         return total
 
     @staticmethod

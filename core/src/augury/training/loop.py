@@ -19,7 +19,7 @@ from augury.batch import Batch
 from augury.composition import Composition
 from augury.config import RunConfig
 from augury.data.loader import Loader
-from augury.distributed import Agreement
+from augury.distributed import Agreement, waiting
 from augury.errors import AuguryError, UsageError
 from augury.formats import FORMAT, check_format
 from augury.randomness import derive
@@ -258,7 +258,7 @@ class Loop:
             # A method may have taken all images out.
             if len(batch):
                 # Gradients are summed over processes once a step.
-                with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module):
+                with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module), waiting:
                     loss, logits = self.step_module(batch)
                     self.guard.loss(loss, batch)
                     self._backward(loss / (planned / len(batch)) if parts > 1 else loss)

@@ -21,6 +21,7 @@ from augury.config import RunConfig
 from augury.distributed import Ranks, local_size
 from augury.errors import AuguryError, UsageError
 from augury.training.launch import LOST, launched, place
+from augury.training.waiting import Watch
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ STARTING = timedelta(seconds=10)
 
 _LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "gloo", "nccl", "tcpstore")
 _store: Store | None = None
+_watch: Watch | None = None
 
 
 class PeerLost(AuguryError):
@@ -67,11 +69,16 @@ def join(config: RunConfig) -> Ranks:
                 "same address, a port that is free, and a network between them."
             ) from error
         atexit.register(_leave)
-        _meet(STARTING)
+        if (store := _meet(STARTING)) is not None:
+            global _watch
+            _watch = Watch(store.clone(), rank, size, time.monotonic())
+            _watch.start()
     return Ranks()
 
 
 def _leave() -> None:
+    if _watch is not None:
+        _watch.stop()
     if dist.is_initialized():
         dist.destroy_process_group()
 
