@@ -146,17 +146,95 @@ def rows(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+LOST = "{}: the run's folder was {} while the run trained, so it ends here. Bring the folder back, or start anew."
+
+
+def away(folder: Path) -> None:
+    """Remove a folder at once, whatever is being written in it."""
+    shutil.rmtree(folder.rename(folder.with_name("away")))
+
+
+def by_a_file(folder: Path) -> None:
+    away(folder)
+    folder.write_text("a file\n")
+
+
+def by_an_empty_one(folder: Path) -> None:
+    away(folder)
+    folder.mkdir()
+
+
+EMPTIED = "replaced, or emptied (config.json is no longer there)"
+
+
 @pytest.mark.slow
-def test_a_removed_folder_is_told_and_not_made_anew_by_halves(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = started(train_command(folder, *sets("optim.epochs=500")), lambda: rows(folder) > 0)
-    # At once, whatever is being written in it.
-    shutil.rmtree(folder.rename(tmp_path / "away"))
+@pytest.mark.parametrize(
+    ("command", "lose", "what"),
+    [
+        ("run", away, "removed"),
+        ("run", by_a_file, "replaced by a file"),
+        ("run", by_an_empty_one, EMPTIED),
+        ("resume", by_an_empty_one, EMPTIED),
+        ("compare", by_an_empty_one, EMPTIED),
+    ],
+)
+def test_a_run_whose_folder_is_lost_says_so(
+    command: str, lose: Callable[[Path], None], what: str, tmp_path: Path
+) -> None:
+    if command == "compare":
+        folder = tmp_path / "suite" / "isda" / "seed-0"
+        words = [AUGURY, "compare", *sets(*SETTINGS), "--with-each", "isda", "--seeds", "1", "--output"]
+        process = started([*words, str(tmp_path / "suite"), *sets("optim.epochs=60")], lambda: rows(folder) > 0)
+    else:
+        folder = tmp_path / "run"
+        process = started(train_command(folder, *sets("optim.epochs=5000")), lambda: rows(folder) > 0)
+        if command == "resume":
+            process.send_signal(signal.SIGTERM)
+            assert ended(process).returncode == 143
+            before = rows(folder)
+            process = started([AUGURY, "resume", str(folder)], lambda: rows(folder) > before)
+    # It sees what became of the folder, not what lies between.
+    process.send_signal(signal.SIGSTOP)
+    lose(folder)
+    process.send_signal(signal.SIGCONT)
     done = ended(process)
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert re.fullmatch(rf"{folder}\S*: cannot be written: {folder}\S* is no longer there. Bring it back, or .*", last)
-    assert not folder.exists() or not list(folder.rglob("*.*"))
+    assert done.stderr.splitlines()[-1].endswith(LOST.format(folder, what)), done.stderr
+    if folder.is_dir():
+        assert not list(folder.iterdir()), "nothing is written into another folder"
+
+
+@pytest.mark.slow
+def test_parts_of_a_folder_that_are_lost_are_told_and_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = started(train_command(folder, *sets("optim.epochs=5000")), lambda: rows(folder) > 0)
+    away(folder / "checkpoints")
+    away(folder / "tensorboard")
+    before = rows(folder)
+    while rows(folder) < before + 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    done = ended(process)
+    assert done.returncode == 143
+    assert done.stderr.count(f"{folder}/checkpoints: removed while the run trained. It is made anew") == 1
+    assert done.stderr.count(f"tensorboard failed (FileNotFoundError: {folder}/tensorboard was removed)") == 1
+    assert len(list((folder / "checkpoints").glob("step-*.pt"))) == 2
+
+
+@pytest.mark.slow
+def test_checkpoints_that_are_replaced_by_a_file_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = started(train_command(folder, *sets("optim.epochs=5000")), lambda: rows(folder) > 0)
+    process.send_signal(signal.SIGSTOP)
+    by_a_file(folder / "checkpoints")
+    process.send_signal(signal.SIGCONT)
+    done = ended(process)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-2:] == [
+        f"{folder}/checkpoints: cannot be written: File exists. Move what is in its place elsewhere.",
+        f"Once that is mended, go on with: augury resume {folder}",
+    ]
 
 
 @can_mount

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from augury.data.subset import FILE as SUBSET
-from augury.errors import UsageError
+from augury.errors import RunError, UsageError
 from augury.files import remove, write_text
 from augury.outside import given_path
 from augury.training.environment import ENVIRONMENT
@@ -57,6 +57,23 @@ def hold(folder: Path) -> AbstractContextManager[None]:
         UsageError: another process is at work.
     """
     return lock(folder, f"{folder}: another process is training in it. Wait until it has ended, or end it first.")
+
+
+def refuse_lost(folder: Path) -> None:
+    """Refuse to go on in a run's folder that somebody removed or replaced after the run had begun.
+
+    Raises:
+        RunError: the run's settings are no longer there; a folder made anew would hold half of a run.
+    """
+    if (folder / CONFIG).is_file():
+        return
+    if not folder.exists():
+        what = "the run's folder was removed"
+    elif not folder.is_dir():
+        what = "the run's folder was replaced by a file"
+    else:
+        what = f"the run's folder was replaced, or emptied ({CONFIG} is no longer there)"
+    raise RunError(f"{folder}: {what} while the run trained, so it ends here. Bring the folder back, or start anew.")
 
 
 def write_json(path: Path, content: Any) -> None:

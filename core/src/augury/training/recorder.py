@@ -84,7 +84,7 @@ class Trackers:
 
     def __init__(self, config: RunConfig, folder: Path, epochs_done: int, note: Callable[[str], None]) -> None:
         """Start those that `train.trackers` names; the other arguments are the recorder's."""
-        self._note = note
+        self._note, self._folder = note, folder
         self._working: dict[str, GeneralTracker] = {}
         self._failed: list[GeneralTracker] = []
         self._hook_before = threading.excepthook
@@ -105,7 +105,14 @@ class Trackers:
 
     def row(self, values: dict[str, float], step: int) -> None:
         """Show numbers."""
-        self._each(lambda tracker: tracker.log(values, step=step))
+
+        def show(tracker: GeneralTracker) -> None:
+            if tracker.name == "tensorboard" and not any((self._folder / "tensorboard").glob("*")):
+                # Its writer would go on with a file that has no name any more.
+                raise FileNotFoundError(f"{self._folder / 'tensorboard'} was removed")
+            tracker.log(values, step=step)
+
+        self._each(show)
 
     def figure(self, name: str, figure: Any, step: int) -> None:
         """Show a figure."""

@@ -27,6 +27,7 @@ from augury.outside import refuse_ways_out
 from augury.randomness import derive
 from augury.registry import Register
 from augury.training.built import Built
+from augury.training.checkpoint import FOLDER as CHECKPOINTS
 from augury.training.checkpoint import checkpoints, save_checkpoint, weights_epoch
 from augury.training.costs import Spent, forget_peak, peak_bytes
 from augury.training.environment import (
@@ -40,7 +41,7 @@ from augury.training.environment import (
 from augury.training.facts import DATA, begun, check_same_data, data_facts, weights_metadata
 from augury.training.failing import with_a_way_on
 from augury.training.finite import NotFinite
-from augury.training.folder import CONFIG, hold, make, refuse_existing, write_json
+from augury.training.folder import CONFIG, hold, make, refuse_existing, refuse_lost, write_json
 from augury.training.plan import Plan, lasting, make_plan, refuse_inside_data
 from augury.training.processes import by_the_first, join, losing_peers_told, one_before_the_others
 from augury.training.recorder import METRICS, Recorder, read_rows
@@ -104,6 +105,7 @@ class Trainer(Built):
         if state is None:
             self._best: dict[str, Any] = {"epoch": 0, "top1": -1.0}
             self._best_is_new = False
+        self._saved = state is not None
         before = Spent(**state["spent"]) if state else Spent()
         self._stage = before.stage_seconds, before.stage_passes
         self._spent = lambda: Spent(
@@ -142,6 +144,9 @@ class Trainer(Built):
             ) from None
         except Exception as error:
             known = too_many_open_files(error) or error
+            if isinstance(known, OSError | ValueError):
+                # Whatever could not be read or written there.
+                refuse_lost(folder)
             if not isinstance(known, AuguryError):
                 raise
             raise with_a_way_on(known, folder / CONFIG, self.stop.way_on) from error.__cause__
@@ -246,6 +251,13 @@ class Trainer(Built):
         state |= {"spent": dataclasses.asdict(self._spent())}
         state |= {"accumulation": self.config.optim.accumulation, "halved": list(self.halved)}
         if self.accelerator.is_main_process and self.folder is not None:
+            refuse_lost(self.folder)
+            if self._saved and not (self.folder / CHECKPOINTS).exists():
+                self.note(
+                    f"{self.folder / CHECKPOINTS}: removed while the run trained. It is made anew, with the present "
+                    "checkpoint; nothing is lost."
+                )
+            self._saved = True
             save_checkpoint(self.folder, self.methods.run.step, state)
         if self._best_is_new:
             self._save_weights("best")
@@ -259,6 +271,8 @@ class Trainer(Built):
 
     def _finish(self) -> Result:
         assert self.folder is not None
+        if self.accelerator.is_main_process:
+            refuse_lost(self.folder)
         self._save_weights("last")
         if self._epoch_of_best() != self._best["epoch"]:
             if self._best["epoch"] < self.loop.position.epoch:
