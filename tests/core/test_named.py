@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -140,6 +141,23 @@ def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UsageError, match=message):
             read_idx(path, 3)
+
+
+def test_idx_files_of_any_size_are_refused_before_they_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x-idx3-ubyte.gz"
+    path.write_bytes(struct.pack(">BBBB3I", 0, 0, 8, 3, 2**31, 2**31, 4))
+    with pytest.raises(UsageError, match="holds 0 bytes where its header says 2147483648x2147483648x4"):
+        read_idx(path, 3)
+    monkeypatch.setattr(named, "LARGEST_IDX", 2**20)
+    write_idx(path, np.zeros((2, 2**10, 2**10)), compressed=True)
+    with pytest.raises(UsageError, match=r"cannot be read \(it is larger than 1 MiB\)"):
+        read_idx(path, 3)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match=r"cannot be read \(it is no regular file\)"):
+        read_idx(path, 3)
 
 
 def test_idx_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

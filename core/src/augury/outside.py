@@ -55,7 +55,7 @@ def read_bytes(path: Path, most: int = WRITTEN) -> bytes:
         ValueError: it is no regular file (reading a pipe would never end), or too large.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no file of text")
+        raise ValueError("it is no regular file")
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

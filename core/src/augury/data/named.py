@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
+import math
 import struct
 import sys
 import tarfile
@@ -19,12 +21,14 @@ from numpy.typing import NDArray
 from augury.data.root import VARIABLE, data_root
 from augury.data.source import ArraySource, Collection, Source
 from augury.errors import UsageError
-from augury.outside import given_path
+from augury.outside import given_path, read_bytes
 
 IDX_NAMES = {"train": "train", "test": "t10k"}
 """What the IDX files of a split begin with."""
 IDX_PARTS = {"images": 3, "labels": 1}
 """Kinds of IDX files and how many dimensions they have."""
+LARGEST_IDX = 2**28
+"""Bytes of an IDX file, unpacked."""
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 Loaded = dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
@@ -139,16 +143,20 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         UsageError: another kind of file, or another length than its header says.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, LARGEST_IDX)
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+            with gzip.open(io.BytesIO(content)) as file:
+                # A few bytes can stand for any number of them.
+                content = file.read(LARGEST_IDX + 1)
+            if len(content) > LARGEST_IDX:
+                raise ValueError(f"it is larger than {LARGEST_IDX >> 20} MiB")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}). Fetch it again.") from None
     start = 4 + 4 * dimensions
     if len(content) < start or content[:4] != bytes((0, 0, 8, dimensions)):
         raise UsageError(f"{path}: not an IDX file of bytes in {dimensions} dimension(s). Fetch it again.")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
-    if len(content) - start != np.prod(shape, dtype=np.int64):
+    if len(content) - start != math.prod(shape):
         raise UsageError(
             f"{path}: holds {len(content) - start} bytes where its header says {'x'.join(map(str, shape))}. "
             "Fetch it again."

@@ -19,6 +19,7 @@ from augury.data.folder import FolderSource
 from augury.data.index import Names
 from augury.data.named import NAMES
 from augury.data.readers import PREFIXES, holds_tars
+from augury.data.root import refuse_disk_root
 from augury.data.source import Source
 from augury.data.splits import Split
 from augury.data.synthetic import PREFIX as SYNTHETIC
@@ -147,6 +148,7 @@ def open_outliers(name: str, own: DataConfig, channels: int) -> Split:
     known = name.partition(":")[0] in NAMES or name.startswith(SYNTHETIC) or name.lower().startswith(PREFIXES)
     folder = Path() if known else given_path(name, "--ood")
     if not known and folder.is_dir() and not holds_tars(folder):
+        refuse_disk_root(folder, f"--ood {name}")
         name = str(folder.resolve())
         source: Source = _all_images(folder.resolve())
     else:
