@@ -121,3 +121,10 @@ def test_paths_of_any_kind(tmp_path: Path, drawn: Drawn) -> None:
         if not (tmp_path / "loop").is_symlink():
             (tmp_path / "loop").symlink_to("loop")
         answer(lambda: given_path(drawn.value, "--output"), drawn)
+
+
+def test_no_field_of_a_runs_data_is_true_for_one(finished: Path, tmp_path: Path) -> None:
+    said = json.loads((finished / "data.json").read_text())
+    for channels in (True, 2, "1"):
+        (tmp_path / "data.json").write_text(json.dumps({**said, "channels": channels}))
+        answer(lambda: begun(tmp_path), Drawn(channels, "refused", "channels"))

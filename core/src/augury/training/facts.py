@@ -83,7 +83,8 @@ class _Said(BaseModel):
     classes: list[str]
     images: dict[str, int]
     loader: Literal["memory", "stream"]
-    channels: Literal[1, 3]
+    # Literal[1, 3] would take true for 1.
+    channels: Annotated[int, Field(ge=1, le=3)]
     image_size: Side
     kept_size: Side
     test_size: Side | None = None
@@ -111,7 +112,13 @@ def begun(folder: Path) -> Begun:
     train = ImageFormat(said.channels, said.image_size, said.kept_size, said.interpolation, said.mean, said.std)
     # Runs of before there was another size for testing do not say theirs.
     side, kept = said.test_size or train.side, said.test_kept_size or train.kept
-    if len(train.mean) != train.channels or len(train.std) != train.channels or train.kept < train.side or kept < side:
+    if (
+        train.channels == 2
+        or len(train.mean) != train.channels
+        or len(train.std) != train.channels
+        or train.kept < train.side
+        or kept < side
+    ):
         raise UsageError(f"{path}: cannot be read: its sizes and channels do not fit each other. Start the run anew.")
     test = dataclasses.replace(train, side=side, kept=kept)
     form = train if test == train else dataclasses.replace(train, test=test)
