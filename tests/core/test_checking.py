@@ -267,6 +267,15 @@ def test_a_cost_that_cannot_be_measured_is_a_note_or_a_fault(
 # The clock
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which sleeping alone takes time, so that a busy machine changes no figure."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+
+@pytest.mark.usefixtures("clock")
 def test_costs_are_those_of_the_hooks_alone(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a call that sleeps in every fourth step, the mean of the steps; of the loss, what the method adds."""
 
@@ -278,10 +287,8 @@ def test_costs_are_those_of_the_hooks_alone(install: Install, monkeypatch: pytes
     install("alpha", source("views = 2", "time.sleep(0.08 * (run.step % 4 == 0))", "time.sleep(0.03)"))
     costs = CostMeter(Register.load(), images=IMAGES, device="cpu").measure("alpha")
     assert costs.views == 2
-    assert costs.augment_batch is not None
-    assert costs.compute_loss is not None
-    assert 0.02 <= costs.augment_batch < 0.035
-    assert 0.025 <= costs.compute_loss < 0.05
+    assert costs.augment_batch == pytest.approx(0.08 / 4)
+    assert costs.compute_loss == pytest.approx(0.03)
 
 
 def test_hooks_that_are_not_there_cost_nothing_and_the_reference_is_stated(install: Install) -> None:
@@ -292,9 +299,10 @@ def test_hooks_that_are_not_there_cost_nothing_and_the_reference_is_stated(insta
     reference = meter.reference
     assert (reference.images, reference.image_size, reference.classes) == (IMAGES, (3, 32, 32), 10)
     assert (reference.model, reference.precision, reference.hardware["device"]) == ("resnet20_cifar", "fp32", "cpu")
-    assert 0 < reference.seconds < 5
+    assert reference.seconds > 0
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_is_mixed_inside_the_network_counts_for_augment_batch(install: Install) -> None:
     augment = (
         "own = torch.arange(len(batch)); mix = lambda h: (time.sleep(0.03), h)[1]; "
@@ -302,8 +310,7 @@ def test_what_is_mixed_inside_the_network_counts_for_augment_batch(install: Inst
     )
     install("alpha", source("mixes_hidden = True", augment))
     costs = CostMeter(Register.load(), images=IMAGES, device="cpu").measure("alpha")
-    assert costs.augment_batch is not None
-    assert 0.03 <= costs.augment_batch < 0.06
+    assert costs.augment_batch == pytest.approx(0.03)
 
 
 def test_a_batch_of_which_nothing_is_left_has_no_loss(install: Install) -> None:

@@ -64,7 +64,7 @@ def assert_plausible(found: Rehearsal, config: RunConfig) -> None:
     assert (found.epochs, found.batch_size) == (config.optim.epochs, config.optim.batch_size)
     assert (found.image_size, found.classes, found.loader) == ((1, 8, 8), 10, plan.loader)
     assert found.pipelines == {"base": ["crop:1"], "augmented": ["crop:1", "cutout:3"]}
-    assert 0 < found.step_seconds < 60
+    assert found.step_seconds > 0
     assert math.isclose(found.epoch_seconds, found.step_seconds * found.steps_per_epoch)
     assert 2**26 < found.peak_bytes < 2**36
     assert found.notes == plan.notes

@@ -98,7 +98,7 @@ def test_every_package_is_formatted_and_clean(made: Path, tmp_path: Path) -> Non
     ruff = [str(Path(sys.executable).with_name("ruff"))]
     for command in (["format", "--check"], ["check"]):
         done = subprocess.run(
-            [*ruff, *command, "--no-cache", str(made), str(tmp_path)], capture_output=True, text=True, timeout=60
+            [*ruff, *command, "--no-cache", str(made), str(tmp_path)], capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(made.rglob("*.py"))) == 5 * len(SUBSETS)

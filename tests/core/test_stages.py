@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from tests.core.small_runs import StopsAfter, assert_same_run, interrupted, rows_of, small
 from torch import Tensor
 from torch import distributed as dist
@@ -234,8 +235,10 @@ def test_runs_of_a_comparison_share_their_stages(tmp_path: Path) -> None:
         # Whoever made the stage, each run's costs hold it.
         alone_costs, costs = read_result(tmp_path / name).costs, read_result(shared).costs
         assert (costs.forward_passes, costs.stage_passes) == (alone_costs.forward_passes, alone_costs.stage_passes)
-        made = read_result(tmp_path / "suite" / "gentle" / f"seed-{config.seed}").costs
-        assert costs.stage_seconds > 0.3 * made.stage_seconds, "what was found carries what it took"
+        (stage,) = (shared / "stages" / "resmooth").glob("network-*.safetensors")
+        with safe_open(stage, "pt") as file:
+            took = float(file.metadata()["seconds"])
+        assert costs.stage_seconds >= took > 0, "what was found carries what it took"
 
 
 @pytest.mark.slow

@@ -59,5 +59,5 @@ def install(python: Path, *what: str) -> None:
 def _run(command: Sequence[str], cwd: Path) -> None:
     # Of an active environment uv would say that it is another one.
     kept = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env={**kept, "NO_COLOR": "1"})
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, env={**kept, "NO_COLOR": "1"})
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"

@@ -147,7 +147,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -229,7 +229,7 @@ def test_lightning_trains_methods_in_two_processes(tmp_path: Path) -> None:
     )
     (tmp_path / "script.py").write_text("\n".join(parts))
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     states = [torch.load(tmp_path / f"methods-{rank}.pt", weights_only=True) for rank in (0, 1)]

@@ -119,7 +119,7 @@ def _open(browser: Any, page: Path, *, width: int = 1280, scheme: str = "light")
 
 
 def _until(browser: Any, script: str) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 240
     while not browser.execute_script(script):
         assert time.monotonic() < end, f"never true: {script}"
         time.sleep(0.05)

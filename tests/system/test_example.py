@@ -115,7 +115,7 @@ def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
             env=kept | config,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=600,
         )
 
     return command

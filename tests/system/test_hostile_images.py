@@ -79,7 +79,7 @@ def folder_of(root: Path, *kinds: dict[str, Callable[[Path], object]]) -> Path:
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     kept = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([AUGURY, *words], capture_output=True, text=True, timeout=200, env=kept)
+    done = subprocess.run([AUGURY, *words], capture_output=True, text=True, timeout=600, env=kept)
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     return done

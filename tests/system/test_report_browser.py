@@ -47,7 +47,7 @@ def paint(browser: Any, scheme: str) -> None:
 
 def until(browser: Any, script: str) -> None:
     """Wait until a script returns true."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 240
     while not browser.execute_script(script):
         assert time.monotonic() < end, f"never true: {script}"
         time.sleep(0.05)

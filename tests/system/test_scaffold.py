@@ -34,7 +34,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
             env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | own,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=600,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -129,7 +129,7 @@ def test_every_package_passes_the_whole_contract(newcomer: tuple[Path, Run], tmp
 def test_every_package_passes_the_type_checker(tmp_path: Path) -> None:
     sources = render_all(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", *sources], cwd=ROOT, capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", "mypy", "--strict", *sources], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"no issues found in {3 * len(sources)} source files" in done.stdout

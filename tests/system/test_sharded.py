@@ -234,7 +234,7 @@ def launched(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp"]
     command += [part for name, value in options.items() for part in (f"--{name}", value)]
     return subprocess.run(
-        [*command, "-m", "augury_cli", *arguments], capture_output=True, text=True, timeout=250, check=False
+        [*command, "-m", "augury_cli", *arguments], capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -55,7 +55,7 @@ assert not any(name.startswith(("augury", "torch", "timm")) for name in sys.modu
 def said(*command: str) -> tuple[list[dict[str, Any]], str]:
     """The JSON lines that a command prints, and what it says on stderr."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done.stderr
 

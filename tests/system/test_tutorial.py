@@ -81,7 +81,7 @@ class Machine:
             # `python` and `augury` are the environment's.
             program = self.python.with_name(words[0])
             done = subprocess.run(
-                [str(program), *words[1:]], cwd=self.home, env=self._environ(), input="y\n", text=True, timeout=400,
+                [str(program), *words[1:]], cwd=self.home, env=self._environ(), input="y\n", text=True, timeout=600,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}"
@@ -171,7 +171,9 @@ def test_the_tutorials_files_are_the_packages_and_as_clean(tmp_path: Path) -> No
             (tmp_path / block.file).write_text(block.text)
     for command in (["format", "--check"], ["check"]):
         ruff = str(Path(sys.executable).with_name("ruff"))
-        done = subprocess.run([ruff, *command, "--no-cache", str(tmp_path)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [ruff, *command, "--no-cache", str(tmp_path)], capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     (tree,) = [block.text for block in blocks() if block.text.startswith(f"{PACKAGE}/")]
     told = re.findall(r"^ +(\S+\.\w+) ", tree, re.MULTILINE)

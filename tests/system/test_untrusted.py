@@ -407,7 +407,7 @@ def test_nothing_in_the_present_folder_is_imported(arguments: list[str], safe_pa
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert not marker.exists()

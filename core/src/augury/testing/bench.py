@@ -78,10 +78,15 @@ class Walk:
 
 @dataclass(frozen=True)
 class RealRun:
-    """What was seen of a run in augury's own loop: what it raised, "" for nothing, and faults of batches and losses."""
+    """What was seen of a run in augury's own loop: what it raised, "" for nothing, and what it came to else."""
 
     raised: str
-    faults: list[Fault]
+    trained: runs.Trained | None = None
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Those of batches and losses."""
+        return [] if self.trained is None else self.trained.faults
 
 
 class Bench:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,9 +43,10 @@ def plan_of(channels: int, images: int) -> Plan:
                 "augmented": "crop:1 cutout:3",
                 "loader": "memory",
             },
-            "model": {"name": NAME},
+            # Dropout draws from torch's generator, which a run that is resumed must find where it was.
+            "model": {"name": NAME, "kwargs": {"drop_rate": 0.1}},
             "optim": {"epochs": 1, "batch_size": images, "lr": 0.05},
-            "train": {"precision": "fp32", "trackers": []},
+            "train": {"precision": "fp32", "trackers": [], "save_every": 1},
         }
     )
     collection = _digits(channels)
@@ -97,19 +100,53 @@ def refusals(chosen: Sequence[Chosen], channels: int, images: int) -> list[str]:
     return check(chosen, plan.spec, classifier, rows=images * views, model=NAME)
 
 
-def train(chosen: Sequence[Chosen], channels: int, images: int) -> list[Fault]:
-    """Train with these methods, stages included, as `augury run` does; returns what is wrong with batches and
-    losses."""
+@dataclass(frozen=True)
+class Trained:
+    """What a short run came to.
+
+    Attributes:
+        faults: what is wrong with its batches and losses.
+        saved: its state after the first step, as a checkpoint has it.
+        end: the network and the methods at its end.
+    """
+
+    faults: list[Fault]
+    saved: bytes
+    end: dict[str, Any]
+
+
+def train(chosen: Sequence[Chosen], channels: int, images: int) -> Trained:
+    """Train with these methods, stages included, as `augury run` does."""
     built = Built(dataclasses.replace(plan_of(channels, images), chosen=list(chosen)))
     found: list[Fault] = []
+    saved: list[bytes] = []
 
     def look(_: nn.Module, inputs: tuple[Batch], output: tuple[Tensor, Tensor]) -> None:
         found.extend([*Watch(inputs[0], CLASSES).faults(inputs[0]), *loss_faults(output[0].detach(), "cpu")])
 
+    def save() -> None:
+        if not saved:
+            file = io.BytesIO()
+            torch.save(built.loop.state(), file)
+            saved.append(file.getvalue())
+
     handle = built.loop.step_module.register_forward_hook(look)
     try:
         built.methods.pre_train_stage()
-        built.loop.run(lambda row: float(len(built.methods.post_epoch(row))))
+        end = _to_the_end(built, save)
     finally:
         handle.remove()
-    return found
+    return Trained(found, saved[0], end)
+
+
+def resume(chosen: Sequence[Chosen], channels: int, images: int, saved: bytes) -> dict[str, Any]:
+    """Go on from a saved state, as `augury resume` does; returns the network and the methods at the end."""
+    built = Built(dataclasses.replace(plan_of(channels, images), chosen=list(chosen)))
+    built.loop.restore(torch.load(io.BytesIO(saved), weights_only=True))
+    return _to_the_end(built)
+
+
+def _to_the_end(built: Built, save: Callable[[], None] | None = None) -> dict[str, Any]:
+    built.loop.run(lambda row: float(len(built.methods.post_epoch(row))), save)
+    network = {f"network.{key}": value for key, value in built.network.state_dict().items()}
+    return network | dict(built.methods.state_dict())

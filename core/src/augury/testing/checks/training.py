@@ -7,9 +7,10 @@ import torch
 from augury.choice import Chosen
 from augury.errors import UsageError
 from augury.testing import runs
-from augury.testing.bench import Bench, CheckFailed, NotApplicable, RealRun, told
+from augury.testing.bench import Bench, CheckFailed, NotApplicable, RealRun, attempt, told
 from augury.testing.candidate import Candidate, find
-from augury.testing.harness import Facts
+from augury.testing.checks.state import ADVICE, survives
+from augury.testing.harness import Facts, differing
 from augury.testing.network import NAME
 
 PAIRED = (
@@ -80,6 +81,15 @@ def own_loop(bench: Bench) -> None:
     lines = [run.raised] if run.raised else [fault.text for fault in run.faults if fault.kind not in known]
     if lines:
         raise CheckFailed(f"{where}: {_lines(lines)}")
+    trained = run.trained
+    # What a training by hand loses already, test_state_survives tells.
+    if trained is not None and not bench.verdict(survives)[0]:
+        end = attempt(lambda: runs.resume(chosen, 3, bench.images, trained.saved), f"{where}, resumed")
+        if found := differing(end, trained.end):
+            raise CheckFailed(
+                f"{where}: interrupted after a step and resumed, it ends with another `{found[0]}` than unbroken. "
+                f"{ADVICE}"
+            )
 
 
 def composes(bench: Bench, other: str, *, first: bool) -> None:
@@ -121,7 +131,7 @@ def _run(bench: Bench, chosen: list[Chosen]) -> RealRun:
         try:
             bench.trained[key] = RealRun("", runs.train(chosen, 3, bench.images))
         except Exception as error:
-            bench.trained[key] = RealRun(told(error), [])
+            bench.trained[key] = RealRun(told(error))
     return bench.trained[key]
 
 
