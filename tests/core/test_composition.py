@@ -465,3 +465,19 @@ def test_logits_changed_where_the_criterion_does_not_look_are_refused() -> None:
         augury.MethodError, match=r"^tempers: `compute_loss` changed `output.logits`.*Name tempers before"
     ):
         methods.compute_loss(methods.batch(torch.zeros(4, 1, 2, 2), torch.zeros(4)), output)
+
+
+def test_each_view_of_an_image_has_its_label_and_its_number() -> None:
+    class Twice(augury.Method):
+        views = 2
+
+        @augury.hookimpl
+        def post_epoch(self) -> None:
+            pass
+
+    methods = augury.compose([Twice], num_classes=10)
+    images = torch.zeros(3, 1, 4, 4)
+    batch = methods.batch((images, images + 1), torch.tensor([7, 2, 5]), indices=torch.tensor([30, 10, 20]))
+    assert batch.labels.flatten().tolist() == [7, 2, 5, 7, 2, 5]
+    assert batch.indices.tolist() == [30, 10, 20, 30, 10, 20]
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]
