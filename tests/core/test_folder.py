@@ -112,6 +112,16 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert open_folder(data, skip_bad=False).splits["all"].labels.tolist() == [0, 0, 0, 0, 1, 1]
 
 
+def test_folders_may_lie_in_each_other_deeper_than_python_recurses(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", "a", "b")
+    deep = data / "a"
+    for _ in range(1200):
+        deep = deep / "d"
+        deep.mkdir()
+    (data / "a" / "0.png").rename(deep / "0.png")
+    assert open_folder(data, skip_bad=False).splits["all"].labels.tolist() == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

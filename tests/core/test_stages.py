@@ -131,6 +131,7 @@ def make_or_find(rank: int, folder: Path, made: bool) -> None:
 @pytest.mark.parametrize("everywhere", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.slow
 def test_processes_make_it_together_or_not_at_all(everywhere: bool, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
     kept_in(tmp_path / "run").recall_or("m/thing", Making(), {})
     mp.spawn(make_or_find, args=(tmp_path, everywhere), nprocs=2)
     assert [(tmp_path / f"asked-{rank}").read_text() for rank in range(2)] == ["0" if everywhere else "1"] * 2

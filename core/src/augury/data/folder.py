@@ -108,7 +108,7 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         OSError: it cannot be listed.
     """
-    return [folder / path for path in sorted(os.path.normpath(path) for path, _, _ in _walk(folder, ".", ()))]
+    return [folder / path for path in sorted(os.path.normpath(path) for path, _, _ in _walk(folder, "."))]
 
 
 def _listed(root: Path) -> tuple[dict[str, str], list[str], dict[str, tuple[Files, Labels]], list[str]]:
@@ -136,7 +136,7 @@ def _check_names(place: Path, classes: Sequence[str], folders: dict[str, str]) -
     def told(name: str) -> str:
         below = inside[name]
         if not below:
-            return counted(len(_walk(place, name, ())), "image")
+            return counted(len(_walk(place, name)), "image")
         return f"{counted(len(below), 'folder')}: {', '.join(below[:3])}{' ...' if len(below) > 3 else ''}"
 
     tables = [name for name in _names(place, files=True) if os.path.splitext(name)[1].lower() in TABLES]
@@ -239,7 +239,7 @@ def _files(root: Path, folder: str, classes: Sequence[str]) -> tuple[Files, Labe
     stamps: list[tuple[int, int]] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_walk(root, os.path.join(folder, name), ())) if name in there else []
+        found = sorted(_walk(root, os.path.join(folder, name))) if name in there else []
         if not found:
             raise UsageError(
                 f"{root / folder / name}: no images of this class. "
@@ -251,23 +251,26 @@ def _files(root: Path, folder: str, classes: Sequence[str]) -> tuple[Files, Labe
     return Files(paths, np.array(stamps, dtype=np.int64)), np.array(labels, dtype=np.int64)
 
 
-def _walk(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> list[tuple[str, int, int]]:
-    """(path, bytes, time of change) of the images at any depth. `above` are the folders on the way, so that a link to
-    one of them is not followed for ever."""
-    found = []
-    status = os.stat(root / folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return []
-    with os.scandir(root / folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            path = f"{folder}{os.sep}{entry.name}"
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not _is_folder(entry):
-                found.append((path, *_stamp(entry)))
-            elif _is_folder(entry):
-                found += _walk(root, path, (*above, here))
+def _walk(root: Path, folder: str) -> list[tuple[str, int, int]]:
+    """Return (path, bytes, time of change) of the images at any depth below a folder."""
+    found: list[tuple[str, int, int]] = []
+    # With the folders on the way to each, so that a link to one of them is not followed for ever.
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, ())]
+    while waiting:
+        folder, above = waiting.pop()
+        status = os.stat(root / folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            continue
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                path = f"{folder}{os.sep}{entry.name}"
+                if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not _is_folder(entry):
+                    found.append((path, *_stamp(entry)))
+                elif _is_folder(entry):
+                    waiting.append((path, (*above, here)))
     return found
 
 
