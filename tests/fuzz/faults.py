@@ -29,7 +29,8 @@ def judged(config: Mapping[str, Any]) -> Drawn:
         section not in DEFAULTS or (isinstance(inner, dict) and not keys.issuperset(inner))
         for section, inner in config.items()
     ):
-        found.add("unknown key")
+        # A key with a byte of a file name in it is no text to pydantic.
+        found.add("unknown key|keys must be text")
     if found:
         return Drawn(config, "refused", "|".join(sorted(found)))
     return Drawn(config, "accepted" if config == TINY else "either")
