@@ -124,3 +124,23 @@ def test_variables_that_name_folders(
     code, _, err = augury(capsys, "run", "--dry-run", "--dataset", "no-such-folder", "--with", "isda")
     assert code == 2
     assert err.startswith(f"{variable}: the path 'xxx")
+
+
+def test_a_run_below_the_home_folder_is_one_run_however_it_is_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    few = ["--set", "data.images_per_class=3", "--set", "optim.batch_size=15", "--set", "optim.epochs=1"]
+    few += ["--set", "train.trackers=[]"]
+    assert augury(capsys, "run", *few, "--output=~/run")[0] == 0
+    assert not (here / "~").exists()
+    rows = (here / "run" / "metrics.jsonl").read_text()
+    for place in ("~/run", str(here / "run")):
+        code, _, err = augury(capsys, "run", *few, "--output", place)
+        assert (code, "exists. Continue it with" in err) == (2, True), err
+    assert (here / "run" / "metrics.jsonl").read_text() == rows
+    code, _, err = augury(capsys, "resume", "~/run")
+    assert (code, "this run is finished" in err) == (0, True), err
+    assert augury(capsys, "compare", "--with", "dcutmix", "--seeds", "1", *few, "--output=~/compared")[0] == 0
+    assert (here / "compared" / "comparison.json").is_file()
+    assert not (here / "~").exists()

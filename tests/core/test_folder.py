@@ -119,7 +119,14 @@ def test_folders_may_lie_in_each_other_deeper_than_python_recurses(tmp_path: Pat
         deep = deep / "d"
         deep.mkdir()
     (data / "a" / "0.png").rename(deep / "0.png")
-    assert open_folder(data, skip_bad=False).splits["all"].labels.tolist() == [0, 0, 1, 1]
+    try:
+        assert open_folder(data, skip_bad=False).splits["all"].labels.tolist() == [0, 0, 1, 1]
+    finally:
+        # What removes the tests' folders recurses.
+        (deep / "0.png").unlink()
+        while deep != data / "a":
+            deep.rmdir()
+            deep = deep.parent
 
 
 @pytest.mark.parametrize(

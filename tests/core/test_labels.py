@@ -55,11 +55,6 @@ def test_listed_weights_keep_their_ratios_and_get_mean_1() -> None:
     assert weights.tolist() == pytest.approx([1 / mean, 2 / mean, 8 / mean])
 
 
-def test_a_class_without_training_images_leaves_the_others_balanced() -> None:
-    weights = class_weights(TrainConfig(class_weights="balanced"), TRAINING, CLASSES + 1)
-    assert weights.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3, 0])
-
-
 @pytest.mark.parametrize("given", ["balanced", [1.0, 2.0, 8.0]])
 def test_the_loss_is_the_mean_of_weighted_rows(given: str | list[float]) -> None:
     logits, labels = rows()

@@ -83,8 +83,8 @@ SINGLE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"schedule": {"name": "rsqrt"}, "optim": {"epochs": 20}},
-        "schedule.name=rsqrt: timm cannot make it with these settings: stable_fn=rsqrt requires a positive "
-        "stable_timescale, it defaults to warmup_t (0), set it explicitly when there is no warmup.",
+        "schedule.name=rsqrt falls in units of its warm-up, and there is none. Set one with "
+        "--set schedule.warmup_epochs=1.",
     ),
     (
         {"optim": {"batch_size": 101}},
@@ -248,6 +248,8 @@ def test_a_decay_that_cannot_act_within_the_run_is_told(train: dict[str, Any], t
         ({"name": "multistep", "milestones": [1]}, None),
         ({"name": "multistep", "milestones": [5]}, "the first decay is due after 5 epochs, and optim.epochs=2"),
         ({"name": "step"}, "schedule.name=step: the first decay is due after 90 epochs"),
+        ({"name": "step", "decay_epochs": 1, "warmup_epochs": 1}, "the first decay is due after 2 epochs"),
+        ({"name": "step", "decay_epochs": 1}, None),
     ],
 )
 def test_a_schedule_that_does_what_it_may_not_be_expected_to_is_told(

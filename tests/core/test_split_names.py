@@ -71,7 +71,11 @@ def test_names_of_two_splits() -> None:
         ("bus train", "train", ""),
         ("bus car test", "test", ""),
         ("bus car train val", "train val", ""),
-        ("bus car train test_bench", "train test_bench", ""),
+        ("bus car train test_bench", "", "train test_bench"),
+        ("bus car train plants_train plants_test", "train plants_train plants_test", ""),
+        # One split's name twice is no layout.
+        ("steam_train_1 steam_train_2 car", "", "steam_train_1 steam_train_2"),
+        ("toy_train toy_trains car", "", "toy_train toy_trains"),
         ("images labels train", "train", ""),
         ("bus car train train_station", "", "train train_station"),
         # Words beside that of a split.
@@ -393,3 +397,15 @@ def test_splits_of_the_hub_that_are_not_used_are_told(prefix: str, monkeypatch: 
     assert_refused(f"{prefix}/pets", f"{prefix}/pets: both val and validation are its val split.")
     hub(monkeypatch, ["cat", "dog"], {"test": ""})
     assert opened(f"{prefix}/pets").notes == [f"{prefix}/pets: has no split but test, and trains on a part of that."]
+
+
+def test_below_splits_that_are_there_only_most_names_count(tmp_path: Path) -> None:
+    root = put(tmp_path / "data", *images("train/bus", "train/train", "test/bus", "test/train"))
+    found = opened(root)
+    assert found.classes == ["bus", "train"]
+    assert [note for note in found.notes if "class `train` has the word of a split in its name" in note]
+
+
+def test_measurements_below_a_class_are_not_taken_for_splits(tmp_path: Path) -> None:
+    root = put(tmp_path / "data", *images("cat/test_1", "cat/test_2", "dog"))
+    assert opened(root).classes == ["cat", "dog"]

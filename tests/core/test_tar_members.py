@@ -82,7 +82,11 @@ def test_members_are_found_where_they_lie(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", LINKS)
 def test_links_pipes_and_devices_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     name, content, of, told = LINKS[kind]
-    refused(tmp_path / "x.tar", packed(*WHOLE, (name, content, of)), rf"x\.tar: {name} is {told}; only files.*`tar -h`")
+    refused(
+        tmp_path / "x.tar",
+        packed(*WHOLE, (name, content, of)),
+        rf"x\.tar: {name} is {told}; only files.*`tar -h --hard-dereference`",
+    )
 
 
 def test_a_link_to_another_tar_does_not_lend_its_images(tmp_path: Path) -> None:

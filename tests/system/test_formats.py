@@ -20,6 +20,7 @@ import augury
 from augury.backbones.weights import describe
 from augury.config import load_config, read_config, read_recipe
 from augury.errors import UsageError
+from augury.experiment import runner
 from augury.formats import FORMAT, check_format
 from augury.training.checkpoint import checkpoints, save_checkpoint
 from augury.training.recorder import read_rows
@@ -64,24 +65,21 @@ def test_a_run_of_format_1_goes_on_with_its_schedule_and_average_and_says_so(old
     assert apart < 0.05
 
 
-def test_a_comparison_of_format_1_goes_on_with_the_command_that_began_it(old: Path) -> None:
+SUITE = {
+    "data": {"dataset": "digits", "images_per_class": 20},
+    "model": {"name": "densenetbc100_12_cifar", "kwargs": {"growth_rate": 4, "block_config": [2, 2, 2]}},
+    "optim": {"lr": 0.1, "epochs": 4, "batch_size": 40},
+    "schedule": {"warmup_epochs": 2},
+    "train": {"trackers": []},
+}
+"""Settings of the comparison, as they are given today."""
+
+
+@pytest.mark.parametrize("settings", [SUITE, read_config(SUITE)], ids=["dict", "RunConfig"])
+def test_a_comparison_of_format_1_goes_on_with_the_call_that_began_it(old: Path, settings: Any) -> None:
     place = old / "suite"
     shutil.rmtree(place / "dcutmix" / "seed-1")
-    comparison = augury.compare(
-        ["dcutmix"],
-        dataset="digits",
-        model="densenetbc100_12_cifar",
-        settings={
-            "data.images_per_class": 20,
-            "model.kwargs": {"growth_rate": 4, "block_config": [2, 2, 2]},
-            "optim": {"lr": 0.1, "epochs": 4, "batch_size": 40},
-            "schedule.warmup_epochs": 2,
-            "train.trackers": [],
-        },
-        seeds=2,
-        folder=place,
-        progress=False,
-    )
+    comparison = augury.compare(["dcutmix"], settings=settings, seeds=2, folder=place, progress=False)
     assert len(comparison.rows) == 2
     fresh = load_config(place / "dcutmix" / "seed-1" / "config.json")
     assert (fresh.format, fresh.schedule.warmup_prefix) == (1, False)
@@ -89,6 +87,20 @@ def test_a_comparison_of_format_1_goes_on_with_the_command_that_began_it(old: Pa
     now, was = (read_rows(folder / "dcutmix" / "seed-1" / "metrics.jsonl") for folder in (place, OLD / "suite"))
     for row, before in zip(now, was, strict=True):
         assert row["train_loss"] == pytest.approx(before["train_loss"], abs=0.02)
+
+
+def test_a_comparison_of_format_1_keeps_the_epochs_that_it_measured(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = json.loads((old / "suite" / "suite.json").read_text())
+    said |= {"equal": "compute", "epochs": {"baseline": 4, "dcutmix": 3}}
+    (old / "suite" / "suite.json").write_text(json.dumps(said))
+    shutil.rmtree(old / "suite" / "dcutmix")
+
+    def measured(*_: Any) -> Any:
+        raise AssertionError("measured anew")
+
+    monkeypatch.setattr(runner, "equal_compute", measured)
+    augury.compare(["dcutmix"], settings=SUITE, seeds=2, equal="compute", folder=old / "suite", progress=False)
+    assert load_config(old / "suite" / "dcutmix" / "seed-1" / "config.json").optim.epochs == 3
 
 
 @pytest.mark.parametrize("name", ["finished", "export"])

@@ -132,7 +132,7 @@ def compare(
             suite, folder, jobs=jobs or max(1, len(devices)), devices=devices, register=register, reporter=terminal
         )
     if as_json:
-        typer.echo((folder / "comparison.json").read_text(encoding="utf-8"), nl=False)
+        typer.echo((comparison.folder / "comparison.json").read_text(encoding="utf-8"), nl=False)
     else:
         _print(comparison)
 

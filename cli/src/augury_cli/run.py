@@ -65,6 +65,8 @@ def run(
 
     augury run --dataset digits --with isda:lambda_0=0.25 --with dcutmix --set optim.epochs=5 --output runs/first
     """
+    from augury.outside import given_path
+
     config = read_settings(
         recipe,
         dataset,
@@ -81,7 +83,7 @@ def run(
         sync_bn=sync_bn,
     )
     register = open_register([m.name for m in config.methods], trust)
-    in_processes(processes, output)
+    in_processes(processes, given_path(output, "--output"))
     if dry_run:
         from augury.training.rehearsal import rehearse
 
@@ -105,7 +107,9 @@ def resume(
 ) -> None:
     """Go on with a run from its newest checkpoint."""
     from augury.config import load_config
+    from augury.outside import given_path
 
+    folder = given_path(folder, "RUN")
     config = load_config(folder / "config.json")
     register = open_register([m.name for m in config.methods], trust)
     in_processes(processes, folder)

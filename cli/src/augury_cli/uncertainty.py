@@ -53,8 +53,10 @@ def uncertainty(
     augury uncertainty runs/first --with dcutmix:k=3 --keep 0.15
     """
     from augury.config import load_config, parse_method
+    from augury.outside import given_path
 
     named = None if methods is None else [parse_method(text) for text in methods]
+    run = given_path(run, "RUN")
     used = [m.name for m in load_config(run / "config.json").methods] if named is None else [name for name, _ in named]
     register = open_register(used, trust)
     from augury.evaluation.uncertainty import check_choice, choose_subset, measure_uncertainty

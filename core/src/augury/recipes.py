@@ -112,8 +112,8 @@ def find_recipe(text: str | Path, register: Register | None = None) -> Path:
     Raises:
         UsageError: neither a file nor a recipe of a method that may run.
     """
-    if text != "" and given_path(text, "recipe").is_file():
-        return given_path(text, "recipe")
+    if text != "" and (path := given_path(text, "recipe")).is_file():
+        return path
     register = register or Register.load()
     files = _files(register)
     name = str(text)

@@ -121,7 +121,8 @@ def settings_of(
         raise UsageError("settings are a whole RunConfig, and so is a recipe. Give one of them, or settings as a dict.")
     values = {} if recipe is None else read_recipe(find_recipe(recipe, register))
     if isinstance(settings, RunConfig):
-        values = settings.model_dump()
+        # What is not set has the default of the format.
+        values = settings.model_dump(exclude_unset=True) | {"format": settings.format}
     else:
         if not isinstance(settings or {}, Mapping):
             raise UsageError(

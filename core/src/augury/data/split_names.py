@@ -50,6 +50,7 @@ EMPTY_WORDS = frozenset([
 LISTED = 4
 """Names that a message quotes."""
 _BORDERS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_DIGIT = re.compile(r"\d")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _GLUED = re.compile("({0})({0}|{1})s?|({1})({0})s?".format("|".join(WORDS), "|".join(sorted(EMPTY_WORDS))))
 
@@ -94,10 +95,10 @@ def doubtful(names: Iterable[str], tables: Iterable[str] = ()) -> tuple[list[str
     """Find the names among those of would-be classes that are, or may be, names of splits.
 
     A name that is a split's and nothing else (`Parts.is_split`) is refused, with one exception: `train`, the vehicle,
-    where two or more names of other things stand beside it, no name has a word of another split, and no table is named
-    like a split. Names with a word of a split and words of their own (`training_shoes`, `plants_test`) are refused
-    where two have the same other words, where one stands beside a refused name, or where all names are such and have
-    words of several splits.
+    where two or more names of other things stand beside it and no table is named like a split. Names with a word of a
+    split and words of their own (`training_shoes`, `plants_test`) are refused where two have the same other words and
+    words of different splits, where one stands beside a refused name, or where all names are such and have words of
+    several splits.
 
     Args:
         names: of the folders, or of the classes.
@@ -110,14 +111,15 @@ def doubtful(names: Iterable[str], tables: Iterable[str] = ()) -> tuple[list[str
     exact = [name for name, found in parts.items() if found.is_split]
     mixed = [name for name, found in parts.items() if found.splits and found.content]
     splits = frozenset().union(*(found.splits for found in parts.values()))
+    kinds = {(parts[name].content, parts[name].splits) for name in mixed}
+    pairs = max(Counter(content for content, _ in kinds).values(), default=0) > 1
     if exact:
         things = sum(not found.splits and bool(found.content or not found.words) for found in parts.values())
         of_splits = any(parts_of(table.rpartition(".")[0]).splits for table in tables)
-        if len(exact) == 1 and splits == {"train"} and things >= 2 and not of_splits:
+        if len(exact) == 1 and parts[exact[0]].splits == {"train"} and things >= 2 and not of_splits and not pairs:
             return [], exact + mixed
         return exact + mixed, []
-    same = max(Counter(parts[name].content for name in mixed).values(), default=0) > 1
-    if same or (len(mixed) == len(parts) and len(splits) > 1):
+    if pairs or (len(mixed) == len(parts) and len(splits) > 1):
         return mixed, []
     return [], mixed
 
@@ -148,6 +150,9 @@ def check_classes(
         UsageError: a name is a split's; the message tells what was found and how to lay the images out.
     """
     refused, noted = doubtful(names, tables)
+    if above and 2 * sum(parts_of(name).is_split for name in names) <= len(names):
+        # The splits are there already: most names are to be splits' before they are taken for more of them.
+        refused, noted = [], refused + noted
     if refused:
         quoted = " and ".join(f"`{name}` ({told(name)})" for name in refused[:LISTED])
         more = f" and {len(refused) - LISTED} more" if len(refused) > LISTED else ""
@@ -223,7 +228,9 @@ def check_below(place: str, folders: Iterable[Sequence[str]], layout: str) -> No
             inside.setdefault(tuple(folder[:depth]), set()).add(name)
     for above, names in inside.items():
         refused, _ = doubtful(sorted(names))
-        if refused:
+        found = frozenset().union(*(parts_of(name).splits for name in refused))
+        # `test_1` and `test_2` may count measurements.
+        if len(found) > 1 or any(not _DIGIT.search(name) for name in refused):
             quoted = " and ".join(f"`{name}`" for name in refused[:LISTED])
             where = "/".join((place, *above))
             raise UsageError(f"{where}: {quoted} {'is' if len(refused) == 1 else 'are'} named like a split. {layout}")

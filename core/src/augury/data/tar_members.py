@@ -121,7 +121,7 @@ def _checked(file: Any, title: str) -> Iterator[tuple[tarfile.TarInfo, tarfile.T
                 if not member.isreg() or member.sparse is not None:
                     raise UsageError(
                         f"{title}: {member.name[:200]} is {_kind(member)}; only files and folders are read. "
-                        "Pack the tar anew with `tar -h`, without sparse files."
+                        "Pack the tar anew with `tar -h --hard-dereference`, without sparse files."
                     )
                 yield member, archive
             # tarfile takes a damaged header for the end.

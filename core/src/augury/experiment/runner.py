@@ -61,6 +61,7 @@ def run_suite(
     """
     reporter = reporter or Silent()
     check_devices(devices)
+    folder = given_path(folder, "--output")
     _refuse_foreign(folder)
     config = lasting(suite.config)
     suite = replace(suite, config=config.model_copy(update={"device": "cuda"}) if devices else config)
@@ -164,6 +165,8 @@ def _lengths(suite: Suite, folder: Path, data: DataSet, register: Register | Non
         now = suite.describe()
         if before and not all(type(epochs) is int and epochs > 0 for epochs in before.values()):
             raise ValueError("epochs that no training has")
+        # Settings that an older augury did not know are in `now` alone.
+        said["config"] = read_config(from_file(said["config"])).model_dump(mode="json", exclude={"methods"})
         if before and {**said, "epochs": None, "seeds": None} == {**now, "seeds": None}:
             return dict(before)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -196,7 +199,6 @@ def _difference(before: Any, now: Any, path: str = "") -> str:
 
 def _refuse_foreign(folder: Path) -> None:
     """Raises: UsageError where something else than a comparison is in the folder, or a link leads out of it."""
-    given_path(folder, "--output")
     refuse_ways_out(folder)
     if folder.is_dir() and not (folder / SUITE).exists() and {p.name for p in folder.iterdir()} - {LOCK}:
         raise UsageError(f"{folder} exists and holds no comparison. Choose another --output.")

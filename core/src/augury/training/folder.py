@@ -11,7 +11,6 @@ from typing import Any
 from augury.data.subset import FILE as SUBSET
 from augury.errors import RunError, UsageError
 from augury.files import remove, write_text
-from augury.outside import given_path
 from augury.training.environment import ENVIRONMENT
 from augury.training.facts import DATA
 from augury.training.lock import LOCK, lock
@@ -23,7 +22,7 @@ EARLY = {DATA, SUBSET, ENVIRONMENT, CONFIG, LOCK}
 
 def refuse_existing(folder: Path) -> None:
     """Raises: UsageError where a folder holds something; what a run left that was killed before it began is nothing."""
-    if not given_path(folder, "--output").exists():
+    if not folder.exists():
         return
     if (folder / CONFIG).exists():
         raise UsageError(f"{folder} exists. Continue it with `augury resume {folder}`, or choose another --output.")

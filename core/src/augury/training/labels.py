@@ -37,11 +37,8 @@ def class_weights(config: TrainConfig, labels: Tensor, num_classes: int) -> Tens
     """
     counts = torch.bincount(labels, minlength=num_classes).double()
     wanted = config.class_weights
-    if wanted == "balanced" or wanted is None:
-        # A class without training images has no weight.
-        weights = torch.where(counts > 0, 1 / counts, 0.0)
-    else:
-        weights = torch.tensor(wanted, dtype=torch.float64)
+    # Every class has training images; `data.splits` refuses others.
+    weights = torch.tensor(wanted, dtype=torch.float64) if isinstance(wanted, list) else 1 / counts
     return (weights * len(labels) / (weights @ counts)).float()
 
 

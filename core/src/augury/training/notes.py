@@ -72,9 +72,9 @@ def _schedule_notes(config: RunConfig) -> list[str]:
     """Lines about learning rates that the user may not expect."""
     schedule, epochs = config.schedule, config.optim.epochs
     notes: list[str] = []
-    first = {"multistep": min(schedule.milestones, default=0), "step": schedule.decay_epochs or 90}.get(
-        schedule.name, 0
-    )
+    warmup = schedule.warmup_epochs if schedule.warmup_prefix else 0
+    decays = {"multistep": min(schedule.milestones, default=0), "step": warmup + (schedule.decay_epochs or 90)}
+    first = decays.get(schedule.name, 0)
     if first >= epochs:
         notes.append(
             f"schedule.name={schedule.name}: the first decay is due after {first:g} epochs, and optim.epochs={epochs}, "

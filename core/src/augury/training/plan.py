@@ -267,6 +267,11 @@ def _optim_problems(config: RunConfig) -> list[str]:
             f"schedule.warmup_epochs={schedule.warmup_epochs} must be less than optim.epochs={optim.epochs}. "
             "Set it with --set schedule.warmup_epochs=0."
         )
+    if schedule.name == "rsqrt" and not schedule.warmup_epochs:
+        problems.append(
+            "schedule.name=rsqrt falls in units of its warm-up, and there is none. Set one with "
+            "--set schedule.warmup_epochs=1."
+        )
     if schedule.length is not None and schedule.name not in SPANNING:
         problems.append(
             f"schedule.length={schedule.length}: schedule.name={schedule.name} has no end that it could move; "

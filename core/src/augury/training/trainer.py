@@ -23,7 +23,7 @@ from augury.errors import AuguryError, UsageError
 from augury.measures import Measures, gather_logits, logits_of, measure, top1_and_loss
 from augury.method import hook_implementations
 from augury.open_files import too_many_open_files
-from augury.outside import refuse_ways_out
+from augury.outside import given_path, refuse_ways_out
 from augury.randomness import derive
 from augury.registry import Register
 from augury.training.built import Built
@@ -144,7 +144,7 @@ class Trainer(Built):
             ) from None
         except Exception as error:
             known = too_many_open_files(error) or error
-            if isinstance(known, OSError | ValueError):
+            if isinstance(known, OSError | ValueError) and self.accelerator.is_main_process:
                 # Whatever could not be read or written there.
                 refuse_lost(folder)
             if not isinstance(known, AuguryError):
@@ -346,6 +346,7 @@ def train(
     Raises:
         UsageError: the folder exists, or anything that `make_plan` refuses.
     """
+    folder = given_path(folder, "--output")
     ranks = join(config)
     with losing_peers_told(ranks, folder):
         by_the_first(ranks, lambda: refuse_existing(folder))
@@ -372,6 +373,7 @@ def resume(
     Raises:
         UsageError: no run folder, a damaged one, or one with a link out of it.
     """
+    folder = given_path(folder, "RUN")
     refuse_ways_out(folder)
     config = own_subset(load_config(folder / CONFIG), folder)
     if (folder / RESULT).exists():
