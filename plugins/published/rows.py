@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FORMAT = 2
-"""Of the settings that these tables are written in (`augury.formats`)."""
+"""Format of the settings in these tables (`augury.formats`)."""
 WIDTH = 120
 """Of a comment's line."""
 ORDER = ("data", "model", "optim", "schedule", "train")

@@ -15,14 +15,14 @@ _FORMULA = tuple("=+-@'\uff1d\uff0b\uff0d\uff20")
 # Bytes of a file's name that are no UTF-8, as Python reads them.
 _NO_BYTES = re.compile("[^\udc80-\udcff]+")
 ERRORS = "surrogateescape"
-"""With which rows are encoded, so that the name of a file stays its own."""
+"""Error handler to encode rows with: it keeps the bytes of file names that are no UTF-8."""
 
 
 def csv_row(cells: Sequence[object]) -> str:
     """Return one line of a CSV file, with its line break.
 
     A text that begins with `=`, `+`, `-` or `@` gets an apostrophe before it, so that no spreadsheet takes it for a
-    formula, and so does one that begins with an apostrophe: without its first apostrophe each is what it was.
+    formula. So does a text that begins with an apostrophe; removing the first apostrophe gives the text back.
     Control characters are written out (`\\x1b`, `\\n`). Numbers stay as they are, as texts too; None is empty.
     """
     line = io.StringIO()

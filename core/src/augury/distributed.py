@@ -39,7 +39,7 @@ class Waiting:
 
 
 waiting = Waiting()
-"""Of this process; to be entered around whatever ends only when all processes come to it."""
+"""State of this process. Enter it around every call that returns only when all processes have made it."""
 
 
 class Ranks:

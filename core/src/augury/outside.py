@@ -125,7 +125,7 @@ def _odd(value: Any, depth: int) -> str:
 
 
 def with_home(text: str) -> str:
-    """Write out the home folder that a path begins with, `~` or `~somebody`; what is none stays as it is."""
+    """Write out the home folder that a path begins with, `~` or `~somebody`. Return any other text unchanged."""
     try:
         return os.path.expanduser(text)
     except ValueError:
@@ -141,7 +141,7 @@ def given_path(place: str | Path, subject: str) -> Path:
         subject: what an error begins with.
 
     Raises:
-        UsageError: nothing can be called so (empty, too long, not the system's characters), its links lead in a circle,
+        UsageError: the path is empty, too long or has impossible characters, its links lead in a circle,
             or it is there and may not be read.
     """
     text = os.fspath(place)

@@ -73,7 +73,7 @@ def locate(place: str, subject: str) -> Path:
         subject: what an error begins with.
 
     Raises:
-        UsageError: no path can be called so, or the folder has none. A file that is not there is found when it is
+        UsageError: the path cannot be used, or the folder has none. A file that is not there is found when it is
             read.
     """
     path = given_path(place, "model.init_from")

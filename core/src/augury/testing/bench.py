@@ -78,14 +78,14 @@ class Walk:
 
 @dataclass(frozen=True)
 class RealRun:
-    """What was seen of a run in augury's own loop: what it raised, "" for nothing, and what it came to else."""
+    """Outcome of a run in augury's own loop: what it raised, "" for nothing, and its result."""
 
     raised: str
     trained: runs.Trained | None = None
 
     @property
     def faults(self) -> list[Fault]:
-        """Those of batches and losses."""
+        """Return the faults of batches and losses."""
         return [] if self.trained is None else self.trained.faults
 
 

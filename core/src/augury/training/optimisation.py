@@ -150,7 +150,7 @@ class Schedule:
                 )
         except (ValueError, AssertionError) as error:
             raise UsageError(f"schedule.name={config.name}: timm cannot make it with these settings: {error}") from None
-        # Not every curve begins at the optimiser's rate. (plateau's would begin the warm-up that it does not have.)
+        # Not every curve begins at the optimiser's rate. timm's plateau does, but takes epoch 0 for a warm-up.
         if config.name != "plateau":
             self.step(0)
             self.epoch(0, None)

@@ -83,7 +83,7 @@ def lasting(config: RunConfig) -> RunConfig:
     """The same settings with files and folders named so that a run is resumed from any folder.
 
     Raises:
-        UsageError: there is no such data set, or no path can be called so.
+        UsageError: there is no such data set, or the path cannot be used.
     """
     data = config.data.model_copy(update={"dataset": lasting_name(config.data.dataset)})
     if data.subset is not None:

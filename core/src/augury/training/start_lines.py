@@ -21,9 +21,9 @@ LISTED = 10
 SOME = 3
 """Classes that are named of more."""
 LETTERS = 30
-"""Of a name or a value, before it is cut."""
+"""Longest name or value, in characters."""
 WIDTH = len("augmented")
-"""Of the labels before the lines, those of a dry run among them."""
+"""Width of the labels before the lines; those of a dry run have it too."""
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
