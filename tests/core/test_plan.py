@@ -246,10 +246,22 @@ def test_a_decay_that_cannot_act_within_the_run_is_told(train: dict[str, Any], t
             "schedule.milestones=[1] lie in the warm-up",
         ),
         ({"name": "multistep", "milestones": [1]}, None),
-        ({"name": "multistep", "milestones": [5]}, "the first decay is due after 5 epochs, and optim.epochs=2"),
-        ({"name": "step"}, "schedule.name=step: the first decay is due after 90 epochs"),
-        ({"name": "step", "decay_epochs": 1, "warmup_epochs": 1}, "the first decay is due after 2 epochs"),
+        (
+            {"name": "multistep", "milestones": [5]},
+            "schedule.name=multistep: with these settings",
+        ),
+        ({"name": "multistep", "milestones": [2]}, "does not fall in the 2 epochs of this run"),
+        ({"name": "step"}, "schedule.name=step: with these settings the learning rate does not fall"),
+        ({"name": "step", "decay_epochs": 1, "warmup_epochs": 1}, "schedule.name=step: with these settings"),
         ({"name": "step", "decay_epochs": 1}, None),
+        (
+            {"name": "wsd", "every": "epoch", "decay_epochs": 1},
+            "schedule.name=wsd: with these settings the learning rate does not fall",
+        ),
+        ({"name": "wsd"}, None),
+        ({"name": "cosine", "every": "epoch"}, None),
+        ({"name": "constant"}, None),
+        ({"name": "plateau"}, None),
     ],
 )
 def test_a_schedule_that_does_what_it_may_not_be_expected_to_is_told(

@@ -29,8 +29,8 @@ _PATIENCE = 10
 _SETTLING = 1.0
 """Seconds in which a process whose connection broke is seen to be gone."""
 FILES, FILES_EACH = 16, 8
-"""Open files that a pass needs, and those for each process that reads: four pipes, and its batches on the way. A process
-that cannot send its batch would block the run."""
+"""Open files that a pass needs, and those for each process that reads: four pipes, and its batches on the way. A
+process that cannot send its batch would block the run."""
 FEWER = (
     "Make room for it, or read in fewer processes than {workers}: data.workers in the run's config.json, which "
     "changes no result."

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import nn
+
 from augury.batch import PIPELINES
 from augury.choice import Chosen
 from augury.composition import pipeline_shares
@@ -11,6 +14,7 @@ from augury.config import RunConfig
 from augury.data.transforms import Transform
 from augury.data.view import DataSet
 from augury.training.labels import scaling_note
+from augury.training.optimisation import Schedule
 
 FEW = 50
 """Validation images; on fewer, one image is more than two points."""
@@ -52,7 +56,7 @@ def notes_of(
             "these settings are of format 1: the warm-up of the learning rate and train.ema mean what they meant when "
             "the settings were written. `format = 2` in a new file gives them today's meaning (see docs/changes.md)."
         )
-    notes += _schedule_notes(config) + _average_notes(config, steps)
+    notes += _schedule_notes(config, steps) + _average_notes(config, steps)
     used = pipeline_shares(chosen, PIPELINES)
     if transforms["base"] == transforms["augmented"] and sum(share > 0 for share in used.values()) > 1:
         notes.append(
@@ -68,17 +72,14 @@ def notes_of(
     return tuple(notes)
 
 
-def _schedule_notes(config: RunConfig) -> list[str]:
+def _schedule_notes(config: RunConfig, steps: int) -> list[str]:
     """Lines about learning rates that the user may not expect."""
     schedule, epochs = config.schedule, config.optim.epochs
     notes: list[str] = []
-    warmup = schedule.warmup_epochs if schedule.warmup_prefix else 0
-    decays = {"multistep": min(schedule.milestones, default=0), "step": warmup + (schedule.decay_epochs or 90)}
-    first = decays.get(schedule.name, 0)
-    if first >= epochs:
+    if schedule.name not in ("constant", "none", "plateau") and _last_rate(config, steps) >= config.optim.lr:
         notes.append(
-            f"schedule.name={schedule.name}: the first decay is due after {first:g} epochs, and optim.epochs={epochs}, "
-            "so the learning rate never falls."
+            f"schedule.name={schedule.name}: with these settings the learning rate does not fall in the {epochs} "
+            "epochs of this run. Look at schedule.milestones, schedule.decay_epochs and schedule.every."
         )
     if not schedule.warmup_epochs:
         return notes
@@ -94,6 +95,16 @@ def _schedule_notes(config: RunConfig) -> list[str]:
             "training, and so below optim.lr."
         )
     return notes
+
+
+def _last_rate(config: RunConfig, steps: int) -> float:
+    """Return the learning rate of the run's last step."""
+    epochs = config.optim.epochs
+    trial = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.optim.lr)
+    schedule = Schedule(config.schedule, trial, epochs, max(1, steps // epochs))
+    schedule.step(max(0, steps - 1))
+    schedule.epoch(epochs - 1, None)
+    return float(trial.param_groups[0]["lr"])
 
 
 def _average_notes(config: RunConfig, steps: int) -> list[str]:
