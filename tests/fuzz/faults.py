@@ -31,6 +31,9 @@ def judged(config: Mapping[str, Any]) -> Drawn:
     ):
         # A key with a byte of a file name in it is no text to pydantic.
         found.add("unknown key|keys must be text")
+    if "format" in config and (type(config["format"]) is not int or config["format"] not in (1, 2)):
+        # Told alone: what the rest means depends on it.
+        found.add("`format`|in format")
     if found:
         return Drawn(config, "refused", "|".join(sorted(found)))
     return Drawn(config, "accepted" if config == TINY else "either")
