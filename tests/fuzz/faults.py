@@ -26,7 +26,8 @@ def judged(config: Mapping[str, Any]) -> Drawn:
     _look(config, 0, found)
     keys = {key for _, key in KEYS} | {"checkpoint"}
     if not found and any(
-        section not in DEFAULTS or (isinstance(inner, dict) and not keys.issuperset(inner))
+        section not in DEFAULTS
+        or (isinstance(DEFAULTS[section], dict) and isinstance(inner, dict) and not keys.issuperset(inner))
         for section, inner in config.items()
     ):
         # A key with a byte of a file name in it is no text to pydantic.

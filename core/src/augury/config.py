@@ -383,7 +383,7 @@ def read_recipe(path: Path, kind: str = "recipe") -> dict[str, Any]:
 
 
 def from_file(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings in what a file holds: without what describes the file, and of format 1 where it says none."""
+    """Return the settings in what a recipe holds: without what describes it, and of format 1 where it says none."""
     return {"format": 1} | {key: value for key, value in values.items() if key not in RECIPE_NOTES}
 
 
@@ -410,4 +410,4 @@ def load_config(path: Path) -> RunConfig:
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}.") from None
-    return read_config(from_file(values), subject=str(path))
+    return read_config({"format": 1} | values, subject=str(path))
