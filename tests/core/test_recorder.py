@@ -18,13 +18,24 @@ from tests.core.limits import at_most
 from tests.core.small_runs import interrupted, small
 
 from augury.config import RunConfig
-from augury.errors import RunError
+from augury.errors import RunError, UsageError
 from augury.training import plan as planning
 from augury.training import recorder as recording
 from augury.training.recorder import Recorder, missing_trackers, read_rows
 from augury.training.trainer import resume, train
 
-ROW = {"epoch": 1, "step": 4, "lr": 0.1, "train_loss": 2.0, "train_top1": None, "val_top1": 10.0}
+ROW = {
+    "epoch": 1,
+    "step": 4,
+    "lr": 0.1,
+    "train_loss": 2.0,
+    "train_top1": None,
+    "train_seconds": 0.5,
+    "images_per_second": 200.0,
+    "val_top1": 10.0,
+}
+SHOWN = {key: value for key, value in ROW.items() if key not in ("epoch", "step", "train_top1")}
+"""What trackers show of it."""
 
 
 def picture() -> Any:
@@ -118,6 +129,14 @@ def test_a_line_cut_short_and_rows_after_the_checkpoint_are_dropped(tmp_path: Pa
     assert [(row["epoch"], row["val_top1"]) for row in rows] == [(1, 10.0), (2, 10.0), (3, 99.0)]
 
 
+@pytest.mark.parametrize("key", ["epoch", "train_seconds", "images_per_second"])
+def test_a_row_without_what_is_added_up_in_the_end_is_refused(tmp_path: Path, key: str) -> None:
+    lines = [json.dumps({name: value for name, value in ROW.items() if name != key}), json.dumps(ROW)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: line 1 is no epoch's row\. Take it out, and go on\.$"):
+        read_rows(tmp_path / "metrics.jsonl")
+
+
 def test_figures_are_pictures(tmp_path: Path) -> None:
     made = recorder(tmp_path)
     made.figure("method/losses", picture(), 0)
@@ -134,7 +153,7 @@ def test_tensorboard_reads_scalars_and_figures(tmp_path: Path) -> None:
     made.row(ROW | {"epoch": 2, "val_top1": 20.0})
     made.close()
     read = events(tmp_path)
-    assert set(read.Tags()["scalars"]) == {"lr", "train_loss", "val_top1"}, "what is not measured is not a point"
+    assert set(read.Tags()["scalars"]) == set(SHOWN), "what is not measured is not a point"
     assert [(event.step, event.value) for event in read.Scalars("val_top1")] == [(1, 10.0), (2, 20.0)]
     (image,) = read.Images("batch")
     assert (image.width, image.height, image.step) == (200, 100, 0)
@@ -165,7 +184,7 @@ def test_other_trackers_get_settings_rows_and_figures(
     start, (kind, settings), figure, row, finish = tracker.told
     assert (start, kind, finish) == ("start", "config", "finish")
     assert RunConfig.model_validate(settings).train.trackers == [name]
-    assert row == ("row", {"lr": 0.1, "train_loss": 2.0, "val_top1": 10.0}, 1)
+    assert row == ("row", SHOWN, 1)
     if name == "mlflow":
         assert figure == ("figure", "batch.png")
         assert tracker.made == (("augury",), {"run_name": "run"})

@@ -215,5 +215,5 @@ def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or type(row.get("epoch")) is not int:
         return False
     # What they are added up of, in the end.
-    numbers = [row.get(key, 0.0) for key in ("train_seconds", "images_per_second")]
+    numbers = [row.get(key) for key in ("train_seconds", "images_per_second")]
     return all(isinstance(number, int | float) and 0 <= number < 1e15 for number in numbers)
