@@ -191,7 +191,8 @@ LARGE = 12_000_000
 def test_each_file_of_timms_has_its_network_here() -> None:
     if timm.__version__ == "1.0.31":
         files = {timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[1] for name in EACH}
-        assert files == set(timm.list_modules())
+        # The contract suite registers a network, too, where a test has imported it.
+        assert files == set(timm.list_modules()) - {"network"}
 
 
 @pytest.mark.slow

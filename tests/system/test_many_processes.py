@@ -26,6 +26,8 @@ SETTINGS = "data.images_per_class=10", "optim.batch_size=26", "device=cpu", "tra
 METHODS = "resmooth", "dcutmix:prob=0.5", "isda", "agmax"
 TIMES = ("train_seconds", "images_per_second")
 LIMIT = 240
+USUAL = ("data ", "classes ", "model ", "methods ", "epoch")
+"""How the lines begin that every run writes."""
 EPOCHS = 8
 """So many that one which is stopped after the first has not come to its end."""
 
@@ -90,7 +92,7 @@ def test_one_that_dies_ends_the_others_with_the_reason(tmp_path: Path) -> None:
     members["1"].kill()
     err = ended(process, members)
     assert process.returncode == 137
-    told = [line for line in err.splitlines() if not line.startswith("epoch")]
+    told = [line for line in err.splitlines() if not line.startswith(USUAL)]
     assert len(told) == 1, err
     assert told[0].startswith("process 1 of 0 to 1 was ended by SIGKILL")
     assert told[0].endswith(f"Go on with: augury resume {folder} --processes 2")
@@ -170,7 +172,7 @@ def test_stopped_while_it_starts_it_says_so_in_a_line(processes: str, number: si
         process.send_signal(number)
         _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 128 + number, (seconds, err)
-        told = [line for line in err.splitlines() if not line.startswith("epoch")]
+        told = [line for line in err.splitlines() if not line.startswith(USUAL)]
         assert not told or (len(told) == 1 and told[0].startswith("interrupted")), (seconds, err)
 
 

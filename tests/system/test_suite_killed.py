@@ -71,7 +71,7 @@ def test_a_suite_killed_twice_gives_the_table_of_one_never_killed(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     first = start(killed)
-    kill_when(first, killed / "suite", "isda/seed-0/checkpoints/step-000000024.pt")
+    kill_when(first, killed / "suite", "isda/seed-0/checkpoints/step-000000024-*.pt")
     second = start(killed, "--jobs", "1")
     # In the middle of a pre-train stage.
     kill_when(second, killed / "suite", "resmooth/seed-0/stages/resmooth/network-base/checkpoints/*.pt")

@@ -23,13 +23,13 @@ def start() -> NoReturn:
     os.environ["PYTHONSAFEPATH"] = "1"
     # A program in the background may be deaf to Ctrl-C, and stays so.
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    for number in (signal.SIGTERM,) if deaf else (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    if launched():
-        end_with_parent()
     # The process is the command's own, and may be ended although a step takes long.
     StopRequest.limit = STOP_WITHIN
     try:
+        for number in (signal.SIGTERM,) if deaf else (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        if launched():
+            end_with_parent()
         from augury_cli.main import main
 
         main()

@@ -20,6 +20,7 @@ from augury.config import RunConfig, load_config, save_config
 from augury.data.subset import keep_subset, own_subset
 from augury.data.view import DataSet
 from augury.errors import AuguryError, UsageError
+from augury.files import WriteError
 from augury.measures import Measures, gather_logits, logits_of, measure, top1_and_loss
 from augury.method import hook_implementations
 from augury.open_files import too_many_open_files
@@ -252,13 +253,22 @@ class Trainer(Built):
         state |= {"accumulation": self.config.optim.accumulation, "halved": list(self.halved)}
         if self.accelerator.is_main_process and self.folder is not None:
             refuse_lost(self.folder)
-            if self._saved and not (self.folder / CHECKPOINTS).exists():
-                self.note(
-                    f"{self.folder / CHECKPOINTS}: removed while the run trained. It is made anew, with the present "
-                    "checkpoint; nothing is lost."
-                )
+            place, step = self.folder / CHECKPOINTS, self.methods.run.step
+            lost = self._saved and not place.exists()
+            try:
+                save_checkpoint(self.folder, step, state)
+            except WriteError:
+                # It may have been removed just now.
+                if not self._saved or place.exists():
+                    raise
+                lost = True
+                save_checkpoint(self.folder, step, state)
             self._saved = True
-            save_checkpoint(self.folder, self.methods.run.step, state)
+            if lost:
+                self.note(
+                    f"{place}: removed while the run trained. It is made anew, with the present checkpoint; nothing is "
+                    "lost."
+                )
         if self._best_is_new:
             self._save_weights("best")
             self._best_is_new = False
