@@ -259,6 +259,7 @@ class Trainer(Built):
                 save_checkpoint(self.folder, step, state)
             except WriteError:
                 # It may have been removed just now.
+                refuse_lost(self.folder)
                 if not self._saved or place.exists():
                     raise
                 lost = True
