@@ -13,7 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
-from tests.core.made_up_suites import suite
+from tests.core.made_up_suites import TIMES, suite
 
 from augury.experiment import plots
 from augury.experiment.plots import cost, curves, draw, forest, spaced
@@ -65,7 +65,9 @@ def test_curves_begin_where_the_runs_are_after_a_quarter(tmp_path: Path) -> None
 def test_curves_of_the_average_end_with_the_first_run_that_stopped(tmp_path: Path) -> None:
     found = suite(tmp_path, SCORES)
     for number, run in enumerate(found.runs["isda"]):
-        rows = [{"epoch": epoch, "val_top1": 0.0, "val_ema_top1": 50.0 + number} for epoch in range(1, 5 + number)]
+        rows = [
+            TIMES | {"epoch": epoch, "val_top1": 0.0, "val_ema_top1": 50.0 + number} for epoch in range(1, 5 + number)
+        ]
         (Path(run.folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     runs = {**found.runs, "isda": [replace(run, weights="ema") for run in found.runs["isda"]]}
     line = curves(replace(found, runs=runs)).axes[0].get_lines()[1]
