@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.core.small_runs import losses_of, small
 from torch import nn
 
-from augury import backbones
+from augury import backbones, passes
 from augury.backbones.stages import freeze_stages, keep_statistics
 from augury.config import ModelConfig
 from augury.errors import UsageError
@@ -190,7 +190,7 @@ def test_the_classifier_is_never_frozen(name: str) -> None:
         built(10, size, name=name, frozen_stages=99)
     count = int(str(error.value).split(" stages with")[0].split()[-1])
     network = built(10, size, name=name, frozen_stages=count)
-    assert all(p.requires_grad for p in backbones.classifier_of(network).parameters())
+    assert all(p.requires_grad for p in passes.classifier_of(network).parameters())
     assert not all(p.requires_grad for p in network.parameters())
 
 

@@ -19,7 +19,7 @@ from tests.core.limits import at_most
 from tests.core.small_runs import small
 from timm.data import create_transform, resolve_data_config
 
-from augury import backbones
+from augury import backbones, passes
 from augury.backbones.weights import save_weights
 from augury.config import ModelConfig
 from augury.errors import AuguryError, UsageError
@@ -47,7 +47,7 @@ def weights_of(
     """A file of weights as a run writes it, of a network whose statistics and logits are not those of a fresh one."""
     torch.manual_seed(0)
     network = backbones.build(ModelConfig(name=model, kwargs=kwargs or {}), len(CLASSES), (channels, side, side))
-    classifier = backbones.classifier_of(network)
+    classifier = passes.classifier_of(network)
     with torch.no_grad():
         for parameter in classifier.parameters():
             parameter.normal_()

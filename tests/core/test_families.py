@@ -12,7 +12,7 @@ from tests.core.small_runs import small
 from torch import Tensor, nn
 
 import augury
-from augury import backbones
+from augury import backbones, passes
 from augury.config import ModelConfig
 from augury.errors import UsageError
 from augury.training.plan import make_plan
@@ -42,7 +42,7 @@ def passed(network: nn.Module) -> augury.ModelOutput:
 def test_features_are_what_enters_the_classifier_with_their_gradients() -> None:
     network = Odd(lambda fc, x: fc(nn.functional.layer_norm(x.tanh(), (12,))))
     images = torch.randn(2, 3, 2, 2, requires_grad=True)
-    output = backbones.features_and_logits(network, images, network.fc)
+    output = passes.features_and_logits(network, images, network.fc)
     expected = nn.functional.layer_norm(images.flatten(1).tanh(), (12,))
     assert torch.equal(output.features, expected)
     assert torch.equal(output.logits, expected @ network.fc.weight.T + network.fc.bias)
@@ -70,10 +70,10 @@ def test_a_pass_without_one_row_of_features_for_each_image_is_refused(head: Any,
 
 def test_the_layer_inside_a_head_that_pools_is_the_classifier() -> None:
     network = timm.create_model("samvit_base_patch16", img_size=32, depth=1, embed_dim=24, num_heads=2, num_classes=5)
-    classifier = backbones.classifier_of(network.eval())
+    classifier = passes.classifier_of(network.eval())
     assert classifier is network.head.fc
     images = torch.randn(2, 3, 32, 32)
-    output = backbones.features_and_logits(network, images, classifier)
+    output = passes.features_and_logits(network, images, classifier)
     assert output.features.shape == (2, network.num_features)
     assert torch.equal(output.logits, network(images))
     assert torch.equal(output.logits, classifier(output.features))
@@ -129,7 +129,7 @@ def test_the_width_that_methods_are_told_is_that_of_the_features(name: str, kwar
     network = timm.create_model(name, num_classes=4, **kwargs).eval()
     width = plan_of(name, 64, **kwargs).num_features
     assert width != network.num_features
-    output = backbones.features_and_logits(network, torch.randn(1, 3, 64, 64), backbones.classifier_of(network))
+    output = passes.features_and_logits(network, torch.randn(1, 3, 64, 64), passes.classifier_of(network))
     assert output.features.shape == (1, width)
 
 
@@ -217,9 +217,9 @@ def test_each_family_can_be_trained_or_is_refused(name: str) -> None:
 
 @torch.no_grad()
 def assert_caught(network: nn.Module, size: tuple[int, int, int], facts: backbones.Facts) -> None:
-    classifier = backbones.classifier_of(network)
+    classifier = passes.classifier_of(network)
     images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
-    output = backbones.features_and_logits(network, images, classifier)
+    output = passes.features_and_logits(network, images, classifier)
     assert output.features.shape == (1, facts.num_features)
     maps = network.forward_features(images)
     assert torch.equal(output.logits, network.forward_head(maps))

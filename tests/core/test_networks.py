@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from augury import backbones
+from augury import backbones, passes
 from augury.backbones.stages import keep_statistics
 from augury.config import ModelConfig
 from augury.errors import UsageError
@@ -138,9 +138,9 @@ def test_their_features_have_the_papers_width(name: str, width: int) -> None:
 def test_logits_are_the_classifiers_of_the_features_at_each_size(name: str, size: tuple[int, int, int]) -> None:
     network = small(name, size).eval()
     x = images(2, *size)
-    classifier = backbones.classifier_of(network)
+    classifier = passes.classifier_of(network)
     assert isinstance(classifier, nn.Linear)
-    output = backbones.features_and_logits(network, x, classifier)
+    output = passes.features_and_logits(network, x, classifier)
     assert output.features.shape == (2, network.num_features)
     torch.testing.assert_close(output.logits, classifier(output.features))
     assert output.logits.isfinite().all()
@@ -179,12 +179,12 @@ def test_the_classifier_can_be_left_out_and_replaced(name: str) -> None:
     assert features.shape == (2, network.num_features)
     torch.testing.assert_close(features, network.forward_head(network.forward_features(x), pre_logits=True))
     network.reset_classifier(4)
-    assert backbones.classifier_of(network).out_features == network.num_classes == 4
+    assert passes.classifier_of(network).out_features == network.num_classes == 4
     assert network(x).shape == (2, 4)
     network.reset_classifier(0, "")
     assert network(x).shape == network.forward_features(x).shape
     network.reset_classifier(3, "catavgmax")
-    assert backbones.classifier_of(network).in_features == 2 * network.num_features
+    assert passes.classifier_of(network).in_features == 2 * network.num_features
     assert network(x).shape == (2, 3)
 
 
@@ -194,7 +194,7 @@ def test_the_stem_and_the_classifier_are_where_timm_is_told(name: str) -> None:
     stem = network.get_submodule(network.default_cfg["first_conv"])
     assert isinstance(stem, nn.Conv2d)
     assert (stem.kernel_size, stem.stride, stem.bias) == ((3, 3), (1, 1), None)
-    assert network.get_submodule(network.default_cfg["classifier"]) is backbones.classifier_of(network)
+    assert network.get_submodule(network.default_cfg["classifier"]) is passes.classifier_of(network)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -12,7 +12,7 @@ from tests.core.test_networks import SMALL
 from tests.system.published import PUBLISHED
 from torch import nn
 
-from augury import backbones
+from augury import passes
 from augury.config import RunConfig, read_config
 from augury.errors import UsageError
 from augury.training.plan import make_plan
@@ -87,8 +87,8 @@ def assert_own_outputs(network: nn.Module, size: tuple[int, int, int]) -> None:
     """In evaluation, features and logits are bit for bit those of the network's own functions."""
     network.eval()
     images = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
-    classifier = backbones.classifier_of(network)
-    made = backbones.features_and_logits(network, images, classifier)
+    classifier = passes.classifier_of(network)
+    made = passes.features_and_logits(network, images, classifier)
     maps = network.forward_features(images)
     assert torch.equal(made.features, network.forward_head(maps, pre_logits=True))
     assert torch.equal(made.logits, network.forward_head(maps))

@@ -16,6 +16,3 @@ from augury.backbones.building import start_notes as start_notes
 from augury.backbones.building import untrained as untrained
 from augury.backbones.inspecting import Facts as Facts
 from augury.backbones.inspecting import inspect_model as inspect_model
-from augury.backbones.passes import classifier_of as classifier_of
-from augury.backbones.passes import features_and_logits as features_and_logits
-from augury.backbones.passes import forward as forward

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from augury.backbones.building import build, default_cfg
-from augury.backbones.passes import classifier_of, features_and_logits
 from augury.config import ModelConfig
 from augury.errors import UsageError, one_line
+from augury.passes import classifier_of, features_and_logits
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from augury import backbones
 from augury.batch import Batch
 from augury.choice import Chosen, choose
 from augury.composition import Composition, compose
@@ -33,6 +32,7 @@ from augury.errors import AuguryError, UsageError, refuse_all
 from augury.evaluation.subject import Subject, load_subject
 from augury.inference.classifier import Weights
 from augury.method import hook_implementations
+from augury.passes import classifier_of
 from augury.randomness import generator
 from augury.registry import Register
 from augury.training.watch import Reporter, Silent
@@ -109,7 +109,7 @@ def measure_uncertainty(
     mixer = compose(
         chosen,
         num_classes=len(subject.classes),
-        classifier=backbones.classifier_of(subject.network),
+        classifier=classifier_of(subject.network),
         network=subject.network,
         image_size=(subject.channels, subject.side, subject.side),
         seed=seed,

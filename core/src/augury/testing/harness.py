@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from augury.backbones import forward
 from augury.batch import PIPELINES, Batch
 from augury.choice import Chosen
 from augury.composition import Composition
 from augury.distributed import Ranks
 from augury.method import Method, Spec
+from augury.passes import forward
 from augury.randomness import derive, generator
 from augury.run import Host
 from augury.testing import globals as world

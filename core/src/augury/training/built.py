@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from augury import backbones
+from augury import passes
 from augury.backbones.sync_bn import synchronised
 from augury.batch import Batch
 from augury.composition import Composition
@@ -83,7 +83,7 @@ class Built:
             device=device,
             ranks=self.ranks,
             network=self.network,
-            classifier=backbones.classifier_of(self.network),
+            classifier=passes.classifier_of(self.network),
             host=self,
         )
         self.loop = self._loop(self.accelerator, self.network, self.methods, seed)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from augury.backbones import classifier_of
 from augury.batch import Batch, ModelOutput
 from augury.composition import Composition
 from augury.config import read_config
 from augury.method import hook_implementations
+from augury.passes import classifier_of
 from augury.registry import Register
 from augury.training.built import Built
 from augury.training.costs import hardware

@@ -23,12 +23,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from augury.backbones import classifier_of
 from augury.batch import Batch
 from augury.config import OptimConfig, RunConfig
 from augury.distributed import Ranks
 from augury.errors import UsageError
 from augury.method import Spec
+from augury.passes import classifier_of
 from augury.training.launch import place
 from augury.training.optimisation import make_optimizer
 from augury.training.shares import gathered, share

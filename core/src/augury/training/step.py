@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from augury.backbones.passes import features_and_logits, forward, logits_of
 from augury.batch import Batch
 from augury.composition import Composition
+from augury.passes import features_and_logits, forward, logits_of
 
 
 class Step(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from timm.layers import ClassifierHead, ClNormMlpClassifierHead, NormMlpClassifierHead
 from torch import Tensor, nn
 
 from augury.batch import Batch, ModelOutput
@@ -13,7 +12,8 @@ from augury.errors import UsageError
 
 Pass = Callable[[nn.Module, Tensor, nn.Module], ModelOutput]
 
-_POOLING_HEADS = (ClassifierHead, NormMlpClassifierHead, ClNormMlpClassifierHead)
+# Of timm.layers. Known by name: a loop of one's own, with a network of one's own, needs no timm.
+_POOLING_HEADS = {"ClassifierHead", "NormMlpClassifierHead", "ClNormMlpClassifierHead"}
 
 
 def classifier_of(network: nn.Module) -> nn.Module:
@@ -32,12 +32,17 @@ def classifier_of(network: nn.Module) -> nn.Module:
         raise UsageError(
             f"model {name} has {len(classifier)} classifiers; augury trains models with one. Choose another model."
         )
-    if isinstance(classifier, _POOLING_HEADS):
+    if _is_pooling_head(classifier):
         # Some of timm's models name the pooling with it.
         classifier = classifier.fc
     if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.Identity):
         raise UsageError(f"model {name} has no classifier: it makes features alone. Choose another model.")
     return classifier
+
+
+def _is_pooling_head(layer: object) -> bool:
+    """Tell whether a layer is one of timm's heads that pool, or of a class derived from one."""
+    return any(c.__name__ in _POOLING_HEADS and c.__module__.startswith("timm.") for c in type(layer).__mro__)
 
 
 def _name(network: nn.Module) -> str:
