@@ -40,7 +40,8 @@ def test_it_tells_what_it_wrote_and_what_comes_next(config: Path, capsys: pytest
         ["augury", "plugins", "list"],
         ["augury", "run", "--recipe", "feature_noise/digits"],
     ]
-    assert tomllib.loads((config / "registry.toml").read_text())["methods"].keys() == {"feature_noise"}
+    listed = tomllib.loads((config / "registry.toml").read_text())["methods"]
+    assert {name: entry["folder"] for name, entry in listed.items()} == {"feature_noise": str(folder.resolve())}
 
 
 def test_commands_name_the_environment_where_the_shell_would_find_another(
@@ -77,10 +78,15 @@ def test_what_is_wrong_is_a_line_each_and_nothing_is_written(config: Path, capsy
     assert not config.exists()
 
 
+@pytest.mark.parametrize("text", [None, "[methods"])
 def test_a_register_that_cannot_be_written_is_told_beside_the_package(
-    config: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, capsys: pytest.CaptureFixture[str], text: str | None
 ) -> None:
-    config.write_text("a file where the folder should be")
+    if text is None:
+        config.write_text("a file where the folder should be")
+    else:
+        config.mkdir()
+        (config / "registry.toml").write_text(text)
     code, out, err = augury(capsys, "plugins", "new", "fresh")
     assert code == 0
     assert err.splitlines()[-1].endswith("once it is installed, `augury plugins trust fresh`.")

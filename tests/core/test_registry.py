@@ -15,8 +15,9 @@ from augury.errors import AuguryError, UsageError
 from augury.hookspecs import HOOKS
 from augury.listing import Found
 from augury.method import hook_implementations
-from augury.register_file import Entry, add_entry, changes
+from augury.register_file import Entry
 from augury.registry import Register, default_user_file
+from augury_cli.register_writing import add_entry, changes
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_PARTY = {

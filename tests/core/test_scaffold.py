@@ -23,12 +23,13 @@ from augury.errors import AuguryError, UsageError
 from augury.hookspecs import CONTRACT_VERSION, HOOKS
 from augury.method import hook_implementations
 from augury.recipes import recipes
-from augury.register_file import read
+from augury.registry import default_user_file
 from augury.scaffold import DEFAULT_HOOKS, new_package
 from augury.scaffold.names import LONGEST, spell
 from augury.scaffold.package import _compatible, render
 from augury.training.plan import make_plan
 from augury.training.trainer import Trainer
+from augury_cli.register_writing import add_entry
 
 SUBSETS = [hooks for n in range(1, 5) for hooks in itertools.combinations(HOOKS, n)]
 LETTERS = dict(zip(HOOKS, "sale", strict=True))
@@ -73,7 +74,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.append(str(folder / "site"))
     for name, hooks in NAMES.items():
         package = new_package(name, hooks[::-1], path=folder / name, register=register)
-        assert (package.hooks, package.problem) == (hooks, "")
+        assert package.hooks == hooks
+        add_entry(register.user_file, package.entry)
         install(package.folder, folder / "site")
     importlib.invalidate_caches()
     yield folder
@@ -305,10 +307,9 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(AuguryError, match=r"cannot be written: No space left on device\. Name another with --path\."):
         new_package("fresh", path=Path(path))
     assert listing(tmp_path) == before
-    assert not (Path(augury.registry.default_user_file())).exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert new_package("fresh", path=Path(path)).problem == ""
+    new_package("fresh", path=Path(path))
     assert (tmp_path / path / "src/augury_fresh/method.py").is_file()
     assert [path.name for path in tmp_path.rglob(".*") if path.name != ".gitignore"] == []
 
@@ -326,7 +327,6 @@ def test_the_folder_is_named_like_the_distribution_and_has_the_usual_rights(
     assert {path.relative_to(package.folder).as_posix() for path in package.folder.rglob("*") if path.is_file()} == set(
         package.files
     )
-    assert read(augury.registry.default_user_file(), "user").methods == {"feature_noise": package.entry}
 
 
 def test_what_else_has_the_name_of_its_distribution_does_not_run(
@@ -334,6 +334,7 @@ def test_what_else_has_the_name_of_its_distribution_does_not_run(
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
     package = new_package("hot_noise", path=tmp_path / "hot")
+    add_entry(default_user_file(), package.entry)
     listed = next(found for found in augury.Register.load().methods() if found.name == "hot_noise")
     assert (listed.status, listed.problem) == (
         "not installed",
@@ -345,18 +346,6 @@ def test_what_else_has_the_name_of_its_distribution_does_not_run(
     next(tmp_path.rglob("direct_url.json")).unlink()
     with pytest.raises(UsageError, match="not from a folder, but listed is what was made in .*/hot\\."):
         augury.Register.load().resolve("hot_noise")
-
-
-@pytest.mark.parametrize("text", [None, "[methods"])
-def test_a_register_that_cannot_be_written_is_told_and_the_package_stays(tmp_path: Path, text: str | None) -> None:
-    (tmp_path / "config").write_text("a file, not a folder") if text is None else (tmp_path / "config").mkdir()
-    user_file = tmp_path / "config" / "registry.toml"
-    if text is not None:
-        user_file.write_text(text)
-    package = new_package("fresh", path=tmp_path / "fresh", register=augury.Register.load(user_file=user_file))
-    assert package.problem.endswith("fresh is not listed yet: once it is installed, `augury plugins trust fresh`.")
-    assert (tmp_path / "fresh" / "pyproject.toml").is_file()
-    assert len(package.problem.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

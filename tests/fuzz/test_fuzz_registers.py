@@ -22,8 +22,9 @@ from tests.fuzz.hostile import (
 
 from augury.experiment.suite import folder_of, make_suite, read_suite, save_suite
 from augury.recipes import describe
-from augury.register_file import NAME, Entry, add_entry, read, remove_entry
+from augury.register_file import NAME, Entry, read
 from augury.registry import Register
+from augury_cli.register_writing import add_entry, remove_entry
 
 names = st.sampled_from(["isda", "agmax", "evil", "a-b", "../../x"]) | texts
 targets = st.sampled_from(["augury_isda:ISDA", "os:system", "evil:Evil", "a b"]) | texts

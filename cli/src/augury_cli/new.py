@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from augury.register_file import Entry
     from augury.scaffold import Package
 
 
@@ -40,20 +41,34 @@ def new(
 
     augury plugins new feature_noise --hook augment_batch --hook compute_loss
     """
+    from augury.registry import Register
     from augury.scaffold import DEFAULT_HOOKS, new_package
 
-    made = new_package(name, hooks or DEFAULT_HOOKS, path=path)
-    _tell(made)
+    register = Register.load()
+    made = new_package(name, hooks or DEFAULT_HOOKS, path=path, register=register)
+    _tell(made, _list(made.entry, register.user_file))
 
 
-def _tell(made: Package) -> None:
+def _list(entry: Entry, user_file: Path) -> str:
+    """List the package in the user's register. Return why that failed and what to do, "" where it did not."""
+    from augury.errors import AuguryError
+    from augury_cli.register_writing import add_entry
+
+    try:
+        add_entry(user_file, entry)
+    except AuguryError as error:
+        return f"{error} {entry.name} is not listed yet: once it is installed, `augury plugins trust {entry.name}`."
+    return ""
+
+
+def _tell(made: Package, problem: str) -> None:
     folder, entry = shlex.quote(str(made.folder)), made.entry
     hooks = ", ".join(made.hooks)
     typer.echo(f"Wrote {entry.distribution}, a package with the method {entry.name} ({hooks}), to {made.folder}:")
     for file in made.files:
         typer.echo(f"  {file}")
-    if made.problem:
-        typer.echo(made.problem, err=True)
+    if problem:
+        typer.echo(problem, err=True)
     else:
         typer.echo(
             f"Your register lists what is installed from there, versions {entry.versions}: what you made, you trust."
@@ -63,7 +78,7 @@ def _tell(made: Package) -> None:
     at = _commands()
     for command in (
         f"{at}python -m pip install -e {extra}",
-        *([f"{at}augury plugins trust {entry.name}"] if made.problem else []),
+        *([f"{at}augury plugins trust {entry.name}"] if problem else []),
         f"{at}python -m pytest {folder}",
         f"{at}augury plugins list",
         f"{at}augury run --recipe {entry.name}/digits",

@@ -75,8 +75,8 @@ def trust(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Let an installed method be run: list it in your register, after showing where it comes from."""
-    from augury.register_file import changes
     from augury.registry import Register
+    from augury_cli.register_writing import changes
 
     register = Register.load()
     entry = register.candidate(name)

@@ -15,13 +15,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from augury.discovery import GROUP, Claim, discover, range_from, unusable
 from augury.errors import UsageError, unknown
+from augury.lazy_import import import_for
 from augury.listing import Found, judge
 from augury.outside import given_path
-from augury.register_file import FILE_NAME, Alias, Entry, RegisterFile, add_entry, one_line, remove_entry
+from augury.register_file import FILE_NAME, Alias, Entry, RegisterFile, one_line
 from augury.register_file import parse as parse_file
 from augury.register_file import read as read_file
 
@@ -229,10 +231,11 @@ class Register:
         Raises:
             UsageError: as `candidate`, or the user's file is not one that can be edited.
             AuguryError: the user's file cannot be written.
+            ModuleNotFoundError: augury-cli, which writes the file, is not installed.
         """
         entry, found = self.candidate(name), self._found[name]
         if found.status != "ready" or entry != found.entry:
-            add_entry(user_file or self.user_file, entry)
+            _writing("trust").add_entry(user_file or self.user_file, entry)
             summary = self._claims[name][0].summary
             self._found[name] = replace(found, entry=entry, status="ready", problem="", summary=summary)
             self._nameable |= {name}
@@ -248,8 +251,9 @@ class Register:
         Raises:
             UsageError: the user's register does not list it, or is not one that can be edited.
             AuguryError: the user's file cannot be written.
+            ModuleNotFoundError: augury-cli, which writes the file, is not installed.
         """
-        if not remove_entry(self.user_file, name):
+        if not _writing("untrust").remove_entry(self.user_file, name):
             raise UsageError(self._not_the_users(name))
         left = [entry for entry in self._entries.get(name, ()) if entry.layer != "user"]
         self._entries = {**self._entries, name: left}
@@ -285,6 +289,10 @@ def default_user_file() -> Path:
     import platformdirs
 
     return platformdirs.user_config_path("augury", appauthor=False) / FILE_NAME
+
+
+def _writing(asked: str) -> ModuleType:
+    return import_for(f"augury.Register.{asked}", "augury_cli.register_writing")
 
 
 def _refuse_methods(local: RegisterFile, entries: Mapping[str, Sequence[Entry]]) -> None:

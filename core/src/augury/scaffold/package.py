@@ -1,4 +1,4 @@
-"""A new method's package: rendered, written, and listed in the register of whoever made it."""
+"""A new method's package: rendered and written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from augury import __version__
 from augury.discovery import Claim, range_from
-from augury.errors import AuguryError, UsageError, refuse_all, unknown
+from augury.errors import UsageError, refuse_all, unknown
 from augury.hookspecs import CONTRACT_VERSION, HOOKS
-from augury.register_file import Entry, add_entry
+from augury.register_file import Entry
 from augury.registry import Register
 from augury.scaffold.folder import faults, write
 from augury.scaffold.names import Names, check_free, spell
@@ -86,27 +86,25 @@ class Package:
         folder: where.
         files: their paths in it.
         hooks: that its method implements, in the contract's order.
-        entry: what the user's register lists from now on.
-        problem: why it could not be listed and what to do; "" when it was.
+        entry: with which a register trusts it.
     """
 
     folder: Path
     files: tuple[str, ...]
     hooks: tuple[str, ...]
     entry: Entry
-    problem: str = ""
 
 
 def new_package(
     name: str, hooks: Sequence[str] = DEFAULT_HOOKS, *, path: Path | None = None, register: Register | None = None
 ) -> Package:
-    """Write a complete package with a method that works, and list it in the user's register.
+    """Write a complete package with a method that works.
 
     Args:
         name: of the method.
         hooks: what it implements, at least one.
         path: the folder; it must be empty or not exist. `augury-NAME` in the current one when None.
-        register: what names are taken, and where the method is listed; this machine's when None.
+        register: what names are taken; this machine's when None.
 
     Raises:
         UsageError: the name is no such name or taken, a hook does not exist or is named twice, or the folder is none or
@@ -129,13 +127,7 @@ def new_package(
     hooks = tuple(hook for hook in HOOKS if hook in hooks)
     files = render(names, hooks)
     write(folder, files)
-    entry = _entry(names, folder)
-    problem = ""
-    try:
-        add_entry(register.user_file, entry)
-    except AuguryError as error:
-        problem = f"{error} {name} is not listed yet: once it is installed, `augury plugins trust {name}`."
-    return Package(folder, tuple(files), hooks, entry, problem)
+    return Package(folder, tuple(files), hooks, _entry(names, folder))
 
 
 def render(names: Names, hooks: Sequence[str]) -> dict[str, str]:
