@@ -5,11 +5,12 @@ Public names are imported on first use, so that `import augury` costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from augury.lazy_import import import_for
+
 if TYPE_CHECKING:
-    from augury.backbones import forward as forward
     from augury.batch import Batch as Batch
     from augury.batch import ModelOutput as ModelOutput
     from augury.composition import Composition as Composition
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from augury.method import Method as Method
     from augury.method import Options as Options
     from augury.method import Spec as Spec
+    from augury.passes import forward as forward
     from augury.registry import Register as Register
     from augury.run import Host as Host
     from augury.run import Run as Run
@@ -44,37 +46,37 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "CONTRACT_VERSION": "hookspecs",
-    "Batch": "batch",
-    "ModelOutput": "batch",
-    "Composition": "composition",
-    "compose": "composition",
-    "row_losses": "criterion",
-    "Ranks": "distributed",
-    "AuguryError": "errors",
-    "MethodError": "errors",
-    "UsageError": "errors",
-    "compare": "experiment.compare",
-    "evaluate": "evaluation.evaluator",
-    "forward": "backbones",
-    "hookimpl": "hookspecs",
-    "hookspec": "hookspecs",
-    "Classifier": "inference.classifier",
-    "load_classifier": "inference.classifier",
-    "export": "inference.export",
-    "predict": "inference.predict",
-    "Frozen": "method",
-    "Method": "method",
-    "Options": "method",
-    "Spec": "method",
-    "Register": "registry",
-    "Host": "run",
-    "Run": "run",
-    "Result": "training.result",
-    "Interrupted": "training.watch",
-    "rehearse": "runs",
-    "resume": "runs",
-    "train": "runs",
+    "CONTRACT_VERSION": "augury.hookspecs",
+    "Batch": "augury.batch",
+    "ModelOutput": "augury.batch",
+    "Composition": "augury.composition",
+    "compose": "augury.composition",
+    "row_losses": "augury.criterion",
+    "Ranks": "augury.distributed",
+    "AuguryError": "augury.errors",
+    "MethodError": "augury.errors",
+    "UsageError": "augury.errors",
+    "compare": "augury.experiment.compare",
+    "evaluate": "augury.evaluation.evaluator",
+    "forward": "augury.passes",
+    "hookimpl": "augury.hookspecs",
+    "hookspec": "augury.hookspecs",
+    "Classifier": "augury.inference.classifier",
+    "load_classifier": "augury.inference.classifier",
+    "export": "augury.inference.export",
+    "predict": "augury.inference.predict",
+    "Frozen": "augury.method",
+    "Method": "augury.method",
+    "Options": "augury.method",
+    "Spec": "augury.method",
+    "Register": "augury.registry",
+    "Host": "augury.run",
+    "Run": "augury.run",
+    "Result": "augury.training.result",
+    "Interrupted": "augury.training.watch",
+    "rehearse": "augury.runs",
+    "resume": "augury.runs",
+    "train": "augury.runs",
 }
 
 __all__ = [*_HOME, "__version__"]
@@ -83,10 +85,12 @@ __all__ = [*_HOME, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'augury' has no attribute {name!r}")
-    value = getattr(import_module(f"augury.{_HOME[name]}"), name)
+    value = getattr(import_for(f"augury.{name}", _HOME[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    # Only what is there: who looks at every name would otherwise meet the error of a distribution that is not.
+    missing = {name for name, module in _HOME.items() if find_spec(module.partition(".")[0]) is None}
+    return sorted(set(__all__) - missing)

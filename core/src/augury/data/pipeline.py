@@ -69,7 +69,7 @@ def _read(word: str, key: str, frame: Frame) -> Transform:
         raise UsageError(f"{key}: " + unknown("transform", name, WORDS))
     module, _, class_name = WORDS[name].rpartition(".")
     # The policies bring more of torchvision with them than a run without them needs.
-    model: type[Strict] = getattr(import_module(f"augury.data.{module}"), class_name)
+    model: type[Strict] = getattr(import_module(f"{__package__}.{module}"), class_name)
     fields = list(model.model_fields)
     if colon and not text:
         raise UsageError(f"{key}: transform `{word}` ends in a colon. {_example(name, fields)}")

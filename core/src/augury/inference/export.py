@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from timm.models import model_entrypoint
 
-from augury import __version__
+from augury import __version__, backbones
 from augury.backbones.weights import EXPORTED, describe, save_weights
 from augury.data.view import crop_share
 from augury.errors import UsageError
@@ -98,8 +98,8 @@ def export(
 
 
 def _with_timm(folder: Path, model: str) -> str:
-    ours = model_entrypoint(model.split(".")[0]).__module__.startswith("augury.")
-    imported = "import timm\nimport augury.backbones" if ours else "import timm"
+    ours = model_entrypoint(model.split(".")[0]).__module__.startswith(f"{backbones.__name__}.")
+    imported = f"import timm\nimport {backbones.__name__}" if ours else "import timm"
     return f"{imported}\nnetwork = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True).eval()"
 
 
