@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 STAMP  := $(VENV)/.installed
 
-PARTS     := core cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+PARTS     := core train lab authoring cli $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+TESTS     := core train lab authoring cli plugins system fuzz
 MANIFESTS := pyproject.toml $(PARTS:%=%/pyproject.toml)
 EDITABLE  := $(PARTS:%=-e ./%) -e '.[dev]'
 # Twenty images of each class, so that the table shows differences.
@@ -29,10 +30,11 @@ export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-all lint format types layers unit fuzz soak bench docs recipes networks docs-check wheels constraints clean
+.PHONY: help install demo test test-all $(TESTS:%=test-%) lint format types layers unit fuzz soak bench docs recipes networks docs-check wheels constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+	@echo "make test-core    the tests of one part; likewise $(wordlist 2,9,$(TESTS:%=test-%))"
 
 install: $(STAMP) ## augury, its methods and the developers' tools in .venv (PYTHON=python3.12 picks the Python)
 
@@ -76,13 +78,17 @@ format: install ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: install ## mypy on core, cli and plugins
+types: install ## mypy on every package
 	@echo "== mypy"
 	$(BIN)/mypy
 
 layers: install ## which package and module may import which
 	@echo "== import layers"
 	$(BIN)/lint-imports
+
+$(TESTS:%=test-%): test-%: install
+	@echo "== pytest tests/$*"
+	$(PYTEST) tests/$* -m "not slow and not gpu" $(PYTEST_ARGS)
 
 unit: install ## the tests alone
 	@echo "== pytest"
@@ -104,11 +110,11 @@ docs: install ## the documentation as a site, in site/; writes its pages of sett
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/build.py
 
-recipes: install ## write the recipes of published runs anew, from the tables in plugins/published
-	$(BIN)/python plugins/published/write.py
+recipes: install ## write the recipes of published runs anew, from the tables in plugins/*/published.py
+	$(BIN)/python plugins/write_recipes.py
 
 networks: install ## build timm's networks and ours once, and write the table that `augury backbones` reads (half an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -W ignore core/networks.py
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore train/networks.py
 
 docs-check: install ## run every command of the README and the guides, on small images
 	@echo "== the guides' commands"
@@ -129,4 +135,4 @@ constraints: $(UV) ## write constraints.txt anew, with the newest versions
 
 clean: ## remove caches, wheels, the site and the demo's output; .venv stays
 	rm -rf dist demo site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find core cli plugins tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find core train lab authoring cli plugins tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from augury.config import read_config
-from augury.data.view import DataSet
-from augury.training.loop import Loop
-from augury.training.plan import make_plan
-from augury.training.trainer import Trainer
+from augury_train.config import read_config
+from augury_train.data.view import DataSet
+from augury_train.training.loop import Loop
+from augury_train.training.plan import make_plan
+from augury_train.training.trainer import Trainer
 
 EPOCHS, BATCH = 6, 64
 

@@ -19,11 +19,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from augury.data.loader import Order
-from augury.data.memory import MemoryLoader
-from augury.data.pipeline import Pipeline, parse
-from augury.data.transforms import Frame
 from augury.distributed import Ranks
+from augury_train.data.loader import Order
+from augury_train.data.memory import MemoryLoader
+from augury_train.data.pipeline import Pipeline, parse
+from augury_train.data.transforms import Frame
 
 IMAGES, BATCH, SIDE = 10_000, 128, 32
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -94,9 +94,9 @@ def loaders() -> dict[str, Any]:
 
 FIRST_BATCH = """
 import sys
-from augury.config import read_config
-from augury.training.plan import make_plan
-from augury.training.trainer import Trainer
+from augury_train.config import read_config
+from augury_train.training.plan import make_plan
+from augury_train.training.trainer import Trainer
 plan = make_plan(read_config({"data": {"dataset": sys.argv[1]}, "model": {"name": "resnet20_cifar"}}))
 batch = next(Trainer(plan).loop.loader.epoch(0))
 assert batch.images.shape[1:] == (3, 32, 32)
@@ -141,9 +141,9 @@ def make_folder(root: Path) -> None:
 
 RESIDENT = """
 import sys, psutil
-from augury.config import read_config
-from augury.training.plan import make_plan
-from augury.training.trainer import Trainer
+from augury_train.config import read_config
+from augury_train.training.plan import make_plan
+from augury_train.training.trainer import Trainer
 data = {"dataset": sys.argv[1], "loader": "stream", "workers": 2, "images_per_class": 500}
 loader = Trainer(make_plan(read_config({"data": data}))).loop.loader
 process = psutil.Process()

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from augury.data.pipeline import parse
-from augury.data.transforms import Frame, Uniforms
+from augury_train.data.pipeline import parse
+from augury_train.data.transforms import Frame, Uniforms
 
 IMAGES, SIDE, N, M = 256, 32, 2, 28
 PASSES = 43

@@ -1,7 +1,7 @@
 """Writes docs/hooks.md from the hooks' specifications and the docstrings of what they are given, and docs/python.md
 from those of what Python users call.
 
-`python docs/reference.py`, or `make docs`. tests/core/test_reference.py compares the files with what this makes of
+`python docs/reference.py`, or `make docs`. tests/system/test_reference.py compares the files with what this makes of
 them, so they cannot drift.
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import augury
 from augury import hookspecs
-from augury.experiment.table import Comparison, Row
-from augury.inference.export import Export
-from augury.inference.predict import Prediction
-from augury.measures import Measures
-from augury.training.rehearsal import Rehearsal
-from augury.training.result import Costs
+from augury_lab.experiment.table import Comparison, Row
+from augury_train.inference.export import Export
+from augury_train.inference.predict import Prediction
+from augury_train.measures import Measures
+from augury_train.training.rehearsal import Rehearsal
+from augury_train.training.result import Costs
 
 DOCS = Path(__file__).parent
 HOOKS = f"""# The hooks

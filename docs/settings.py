@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from augury.config import RunConfig
+from augury_train.config import RunConfig
 
 FILE = Path(__file__).with_suffix(".md")
 HEAD = """# Every setting

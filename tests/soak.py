@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.core.small_runs import assert_same_run
+from tests.train.small_runs import assert_same_run
 
-from augury import files
-from augury.config import RunConfig, read_config
 from augury.errors import UsageError
-from augury.training import checkpoint
-from augury.training.folder import CONFIG
-from augury.training.plan import make_plan
-from augury.training.trainer import resume, train
+from augury_train import files
+from augury_train.config import RunConfig, read_config
+from augury_train.training import checkpoint
+from augury_train.training.folder import CONFIG
+from augury_train.training.plan import make_plan
+from augury_train.training.trainer import resume, train
 
 METHODS: dict[str, list[dict[str, Any]]] = {
     "resmooth": [{}, {"variant": "official"}, {"loss": "smooth"}, {"weighting": "uniform"}],
@@ -251,7 +251,7 @@ def _one(seed: int, kept: Path) -> Outcome:
 
 def _warm_up(folder: Path) -> None:
     """Import here what a run imports, so that forked ones need not."""
-    from augury.experiment.worker import warm_up
+    from augury_lab.experiment.worker import warm_up
 
     warm_up()
     values = {"data": {"images_per_class": 8}, "optim": {"epochs": 1, "batch_size": 20}, "train": {"trackers": []}}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from augury.catalogue import Backbone, Size, asked, table
 from augury.registry import default_user_file
 from augury_cli.main import main
+from augury_train.catalogue import Backbone, Size, asked, table
 
 AUGURY = str(Path(sys.executable).with_name("augury"))
 WIDE = Size(25557032, 2048, ("Conv2d",))
@@ -251,7 +251,7 @@ def test_a_recipe_whose_network_does_not_exist_says_so(
     text = WHOLE.replace("narrow20", "narrow30")
     (package / "recipes/whole.toml").write_text(text)
     told = re.compile(
-        r"needs the model `narrow30`, which timm [\d.]+ and augury-core [\d.]+ do not have. Update them, or "
+        r"needs the model `narrow30`, which timm [\d.]+ and augury-train [\d.]+ do not have. Update them, or "
     )
     listed = ("recipes", "list", "--method", "alpha")
     assert told.search(augury(*listed)[1])
@@ -396,7 +396,15 @@ def test_help_names_the_commands_and_imports_little(tmp_path: Path) -> None:
         )
         imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
         assert "typer" in imported
-        assert not imported & {"torch", "timm", "numpy", "pydantic", "rich.table", "augury.config", "augury.catalogue"}
+        assert not imported & {
+            "torch",
+            "timm",
+            "numpy",
+            "pydantic",
+            "rich.table",
+            "augury_train.config",
+            "augury_train.catalogue",
+        }
     assert "recipes" in subprocess.run([AUGURY, "--help"], capture_output=True, text=True, check=True).stdout
 
 
@@ -405,5 +413,5 @@ def test_recipes_list_imports_no_torch_and_no_method() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
     assert len(json.loads(done.stdout)) >= 4
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "augury.recipes" in imported
+    assert "augury_train.recipes" in imported
     assert not imported & {"torch", "timm", "numpy", "augury_isda"}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tests.cli.in_process import augury
 
-from augury.checking import Checked, Report
-from augury.testing.outcome import Failure, SuiteResult
-from augury.training.hook_costs import HookCosts, ReferenceStep
+from augury_authoring.checking import Checked, Report
+from augury_authoring.testing.outcome import Failure, SuiteResult
+from augury_train.training.hook_costs import HookCosts, ReferenceStep
 
 HARDWARE = {"device": "cpu", "processor": "Some CPU", "threads": 2, "system": "Linux x86_64", "memory_bytes": 1}
 REFERENCE = ReferenceStep("resnet20_cifar", 128, (3, 32, 32), 10, "fp32", 0.4, HARDWARE)
@@ -60,7 +60,7 @@ def shown(
         assert list(names) == [a for a in arguments if not a.startswith("-")]
         return Report(methods, REFERENCE, ("contract suite not run: why",))
 
-    monkeypatch.setattr("augury.checking.check", check)
+    monkeypatch.setattr("augury_authoring.checking.check", check)
     return augury(capsys, "plugins", "check", *arguments)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 from tests.cli.in_process import augury
-from tests.core.evaluated_runs import finished
+from tests.lab.evaluated_runs import finished
 
-from augury.evaluation.metrics import Classes, ClassRow
 from augury_cli.evaluate import _print_classes, _print_confusions
+from augury_lab.evaluation.metrics import Classes, ClassRow
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take longer than all the rest."""
-    monkeypatch.setattr("augury.evaluation.writing.drawn", lambda *_: iter(()))
+    monkeypatch.setattr("augury_lab.evaluation.writing.drawn", lambda *_: iter(()))
 
 
 def cells(out: str, title: str) -> list[str]:

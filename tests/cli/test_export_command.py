@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from tests.cli.in_process import augury
-from tests.core.small_runs import small
+from tests.train.small_runs import small
 
-from augury.inference import onnx
-from augury.inference.classifier import load_classifier
-from augury.training.trainer import train
+from augury_train.inference import onnx
+from augury_train.inference.classifier import load_classifier
+from augury_train.training.trainer import train
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_commands_name_the_environment_where_the_shell_would_find_another(
 
 def test_the_help_names_every_hook_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     from augury.hookspecs import HOOKS
-    from augury.scaffold import DEFAULT_HOOKS
+    from augury_authoring.scaffold import DEFAULT_HOOKS
 
     code, out, _ = augury(capsys, "plugins", "new", "--help")
     told = " ".join(out.split())

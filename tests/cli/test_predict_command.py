@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from tests.cli.in_process import augury
 
-from augury.inference import classifier as classifier_module
-from augury.inference import predict as predict_module
-from augury.inference.predict import Prediction
 from augury_cli.main import main
+from augury_train.inference import classifier as classifier_module
+from augury_train.inference import predict as predict_module
+from augury_train.inference.predict import Prediction
 
 
 class _Stub:

@@ -219,7 +219,14 @@ def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
     assert done.returncode == 0
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "typer" in imported
-    assert not imported & {"torch", "timm", "numpy"}
+    assert not imported & {
+        "torch",
+        "timm",
+        "numpy",
+        "pydantic",
+        "pluggy",
+        "augury.registry" if "--help" in arguments else "",
+    }
 
 
 def test_nothing_is_written_among_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

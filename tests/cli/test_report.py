@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.core.report_folders import write_run
+from tests.lab.report_folders import write_run
 
 from augury_cli.main import main
 

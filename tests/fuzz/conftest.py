@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.fuzz import hostile
 
-from augury.config import read_config
-from augury.training.trainer import train
+from augury_train.config import read_config
+from augury_train.training.trainer import train
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from tests.fuzz.hostile import DEFAULTS, KEYS, TINY, Drawn
 
-from augury.backbones.weights import _content
+from augury_train.backbones.weights import _content
 
 UNSEEN = ["\x1b[2J", "\x00", "\u202e", "\x9b", "\n", "\ud800"]
 DEEPEST = 32

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from augury.config import RunConfig
 from augury.errors import HIDDEN, LETTERS, LINES, AuguryError
 from augury_cli.main import main
+from augury_train.config import RunConfig
 
 settings.register_profile("quick", max_examples=1, derandomize=True, database=None, deadline=timedelta(seconds=30))
 settings.register_profile("fuzz", max_examples=34, deadline=timedelta(seconds=60), print_blob=True)

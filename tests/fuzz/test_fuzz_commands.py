@@ -25,9 +25,9 @@ from tests.fuzz.hostile import (
 from tests.fuzz.test_fuzz_registers import registers, suites
 from tests.fuzz.test_fuzz_run_folders import SMALL, copied, documents
 
-from augury.training.built import Built
-from augury.training.watch import Silent
 from augury_cli.processes import note
+from augury_train.training.built import Built
+from augury_train.training.watch import Silent
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,16 +12,17 @@ from tests.fuzz import faults
 from tests.fuzz.hostile import TINY, Drawn, answer, cases, encoded, toml_text
 from tests.fuzz.test_fuzz_run_folders import SUBSET, copied
 
-from augury.backbones.weights import read_weights
-from augury.config import load_config, read_config, read_recipe
-from augury.data.patterns import expand
-from augury.data.subset import _read as read_subset
-from augury.data.tar_members import members
-from augury.outside import given_path, refuse_ways_out
-from augury.training.checkpoint import load_checkpoint
-from augury.training.facts import begun
-from augury.training.recorder import read_rows
-from augury.training.result import read_result
+from augury.outside import given_path
+from augury_train.backbones.weights import read_weights
+from augury_train.config import load_config, read_config, read_recipe
+from augury_train.data.patterns import expand
+from augury_train.data.subset import _read as read_subset
+from augury_train.data.tar_members import members
+from augury_train.files import refuse_ways_out
+from augury_train.training.checkpoint import load_checkpoint
+from augury_train.training.facts import begun
+from augury_train.training.recorder import read_rows
+from augury_train.training.result import read_result
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -20,11 +20,11 @@ from tests.fuzz.hostile import (
     values,
 )
 
-from augury.experiment.suite import folder_of, make_suite, read_suite, save_suite
-from augury.recipes import describe
 from augury.register_file import NAME, Entry, read
 from augury.registry import Register
 from augury_cli.register_writing import add_entry, remove_entry
+from augury_lab.experiment.suite import folder_of, make_suite, read_suite, save_suite
+from augury_train.recipes import describe
 
 names = st.sampled_from(["isda", "agmax", "evil", "a-b", "../../x"]) | texts
 targets = st.sampled_from(["augury_isda:ISDA", "os:system", "evil:Evil", "a b"]) | texts
@@ -144,7 +144,7 @@ suites = st.builds(
 
 @cases(22, content=files(suites), ending=st.sampled_from([".toml", ".json"]))
 def test_suites_are_read_or_refused_and_stay_in_their_folder(tmp_path: Path, content: bytes, ending: str) -> None:
-    from augury.config import read_config
+    from augury_train.config import read_config
 
     path, folder = tmp_path / f"suite{ending}", tmp_path / "suite"
     path.write_bytes(content)

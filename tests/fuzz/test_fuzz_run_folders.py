@@ -12,16 +12,16 @@ import pytest
 from hypothesis import strategies as st
 from tests.fuzz.hostile import Drawn, all_told, answer, cases, damaged, encoded, files, told, tree, values
 
-from augury.data.subset import _read as read_subset
 from augury.errors import one_line
-from augury.evaluation.subject import load_subject
-from augury.report import write_report
-from augury.report.gather import gather
-from augury.training.environment import how_to_resume, read_environment, version_changes
-from augury.training.facts import begun
-from augury.training.recorder import read_rows
-from augury.training.result import read_result
-from augury.training.trainer import resume
+from augury_lab.evaluation.subject import load_subject
+from augury_lab.report import write_report
+from augury_lab.report.gather import gather
+from augury_train.data.subset import _read as read_subset
+from augury_train.training.environment import how_to_resume, read_environment, version_changes
+from augury_train.training.facts import begun
+from augury_train.training.recorder import read_rows
+from augury_train.training.result import read_result
+from augury_train.training.trainer import resume
 
 SMALL = ("config.json", "data.json", "environment.json", "metrics.jsonl", "result.json")
 

@@ -24,7 +24,7 @@ from tests.fuzz.hostile import (
     values,
 )
 
-from augury.config import (
+from augury_train.config import (
     RunConfig,
     assign_text,
     load_config,

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from tests.fuzz.hostile import Drawn, answer, cases, damaged, encoded, files, numbers, texts, values
 
-from augury import backbones
-from augury.backbones import starting
-from augury.backbones.trained import trained_network
-from augury.config import ModelConfig, RunConfig, read_config
 from augury.distributed import Ranks
-from augury.inference.classifier import load_classifier
-from augury.training.checkpoint import load_checkpoint
-from augury.training.kept import Kept
-from augury.training.trainer import resume
+from augury_train import backbones
+from augury_train.backbones import starting
+from augury_train.backbones.trained import trained_network
+from augury_train.config import ModelConfig, RunConfig, read_config
+from augury_train.inference.classifier import load_classifier
+from augury_train.training.checkpoint import load_checkpoint
+from augury_train.training.kept import Kept
+from augury_train.training.trainer import resume
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CLASSES = [str(digit) for digit in range(10)]

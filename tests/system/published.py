@@ -1,6 +1,7 @@
 """The recipes of published runs as their files describe them: all of our methods' but those for the digits.
 
-And what the papers' tables say, typed anew: not the tables that the recipes are written from (plugins/published).
+And what the papers' tables say, typed anew: not the tables that the recipes are written from,
+plugins/<name>/published.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from augury.recipes import describe
+from augury_train.recipes import describe
 
 ROOT = Path(__file__).parents[2]
 FILES = {f"{path.parts[-5]}/{path.stem}": path for path in sorted(ROOT.glob("plugins/*/src/*/recipes/*.toml"))}

@@ -37,10 +37,10 @@ from sklearn.datasets import load_digits
 from tests.docs_programs import load
 
 import augury_cli.main
-from augury.data.decoding import SUFFIXES
-from augury.data.named import NAMES
-from augury.data.pipeline import WORDS
-from augury.data.readers import PREFIXES
+from augury_train.data.decoding import SUFFIXES
+from augury_train.data.named import NAMES
+from augury_train.data.pipeline import WORDS
+from augury_train.data.readers import PREFIXES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -250,7 +250,7 @@ def test_the_words_of_pipelines_are_told_with_their_arguments() -> None:
     rows = _rows("data.md")
     for word, place in WORDS.items():
         module, _, name = place.rpartition(".")
-        model = getattr(import_module(f"augury.data.{module}"), name)
+        model = getattr(import_module(f"augury_train.data.{module}"), name)
         wanted = [
             field if info.is_required() else f"{field}={info.default}" for field, info in model.model_fields.items()
         ]

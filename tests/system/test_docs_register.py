@@ -44,7 +44,7 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     def unmeasured(*_: object) -> None:
         raise UsageError("not here")
 
-    monkeypatch.setattr("augury.training.hook_costs.CostMeter.measure", unmeasured)
+    monkeypatch.setattr("augury_train.training.hook_costs.CostMeter.measure", unmeasured)
     info = tmp_path / "site/augury_hide_and_seek-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: augury-hide-and-seek\nVersion: 0.1.0\n")

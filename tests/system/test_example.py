@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.system.fresh import build_wheel, fresh_environment
+from tests.system.fresh import PROGRAM, build_wheel, fresh_environment
 from tests.system.test_layers import private_uses
 from torch import nn
 
 import augury
-from augury.recipes import find_recipe
 from augury.registry import Register
+from augury_train.recipes import find_recipe
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "manifold_mixup"
@@ -103,7 +103,7 @@ def test_its_wheel_holds_it_whole_and_works_once_it_is_trusted(
 def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command of an environment that has core, the command line and the example, and no other method."""
     folder = tmp_path_factory.mktemp("fresh")
-    wheels = [build_wheel(ROOT / part, folder) for part in ("core", "cli")]
+    wheels = [build_wheel(ROOT / part, folder) for part in PROGRAM]
     python = fresh_environment(folder / "venv", [*wheels, wheel])
     config = {"AUGURY_CONFIG": str(folder / "config"), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST"))}

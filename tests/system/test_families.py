@@ -8,16 +8,16 @@ import pytest
 import timm
 import torch
 from tests.cli.in_process import augury
-from tests.core.test_networks import SMALL
 from tests.system.published import PUBLISHED
+from tests.train.test_networks import SMALL
 from torch import nn
 
 from augury import passes
-from augury.config import RunConfig, read_config
 from augury.errors import UsageError
-from augury.training.plan import make_plan
-from augury.training.rehearsal import rehearse
-from augury.training.trainer import Trainer
+from augury_train.config import RunConfig, read_config
+from augury_train.training.plan import make_plan
+from augury_train.training.rehearsal import rehearse
+from augury_train.training.trainer import Trainer
 
 METHODS: dict[str, dict[str, Any]] = {
     "agmax": {},

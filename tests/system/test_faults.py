@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.core.small_runs import assert_same_run
+from tests.train.small_runs import assert_same_run
 
 AUGURY = str(Path(sys.executable).with_name("augury"))
 SETTINGS = "data.images_per_class=10", "optim.batch_size=25", "optim.epochs=3", "device=cpu"
@@ -321,11 +321,11 @@ def test_ctrl_c_reaches_all_processes_and_leaves_none_and_no_traceback(times: in
 
 READ = """
 import torch
-from augury.config import DataConfig
-from augury.data.datasets import open_dataset
-from augury.data.splits import Split, Splits
-from augury.data.stream import StreamFeed
-from augury.data.view import DataSet, ImageFormat
+from augury_train.config import DataConfig
+from augury_train.data.datasets import open_dataset
+from augury_train.data.splits import Split, Splits
+from augury_train.data.stream import StreamFeed
+from augury_train.data.view import DataSet, ImageFormat
 
 split = Split(open_dataset(DataConfig(dataset={images!r})).splits["all"], torch.arange(200))
 data = DataSet(Splits(split, None, split), ["a", "b"], ImageFormat(3, 20, 20, "bicubic", (0.5,) * 3, (0.25,) * 3), [])

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from tests.cli.in_process import augury as command
 
 import augury
-from augury.backbones.weights import describe
-from augury.config import load_config, read_config, read_recipe
 from augury.errors import UsageError
-from augury.experiment import runner
-from augury.formats import FORMAT, check_format
-from augury.training.checkpoint import checkpoints, save_checkpoint
-from augury.training.recorder import read_rows
-from augury.training.state import load_state
+from augury_lab.experiment import runner
+from augury_train.backbones.weights import describe
+from augury_train.config import load_config, read_config, read_recipe
+from augury_train.formats import FORMAT, check_format
+from augury_train.training.checkpoint import checkpoints, save_checkpoint
+from augury_train.training.recorder import read_rows
+from augury_train.training.state import load_state
 
 OLD = Path(__file__).parents[1] / "data" / "format1"
 LR, START, WARM, EPOCHS, STEPS = 0.1, 1e-5, 3, 8, 20

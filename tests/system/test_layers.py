@@ -1,4 +1,4 @@
-"""What import-linter cannot see: plugins use public names only, and core names no method.
+"""What import-linter cannot see: modules named in texts, names of plugins, and what the tests of a part import.
 
 Which package imports which is import-linter's business (`make layers`, contracts in pyproject.toml).
 """
@@ -18,8 +18,25 @@ import augury
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
-CORE = ROOT / "core" / "src" / "augury"
+PARTS = ["core", "train", "lab", "authoring", "cli"]
+BELOW = {
+    "core": [],
+    "train": ["core"],
+    "lab": ["core", "train"],
+    "authoring": ["core", "train"],
+    "cli": ["core", "train", "lab", "authoring"],
+}
 METHOD = re.compile("|".join(plugin.name for plugin in PLUGINS), re.IGNORECASE)
+
+
+def package(part: str) -> Path:
+    """The folder of a distribution's package."""
+    return ROOT / part / "src" / ("augury" if part == "core" else f"augury_{part}")
+
+
+def allowed(part: str) -> set[str]:
+    """The packages that a distribution may import."""
+    return {package(name).name for name in [part, *BELOW[part]]}
 
 
 def private_uses(source: str, public: frozenset[str]) -> Iterator[str]:
@@ -88,21 +105,84 @@ def test_a_public_use_is_not(source: str) -> None:
     assert not list(private_uses(source, frozenset({"Batch", "Method"})))
 
 
-def test_core_names_no_method() -> None:
-    files = [p for p in CORE.rglob("*") if p.is_file() and p.suffix != ".pyc" and p != CORE / "registry.toml"]
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "cli"])
+def test_nothing_but_a_plugin_and_the_help_names_a_method(part: str) -> None:
+    files = [p for p in package(part).rglob("*") if p.is_file() and p.suffix != ".pyc" and p.name != "registry.toml"]
     lines = [(path, number, line) for path in files for number, line in enumerate(path.read_text().splitlines(), 1)]
     assert PLUGINS
     assert len(lines) > 500
     assert not [f"{path.relative_to(ROOT)}:{number}: {line}" for path, number, line in lines if METHOD.search(line)]
 
 
-def test_every_plugin_is_kept_apart() -> None:
-    """The contracts name packages one by one: a new folder under plugins/ must join them."""
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "cli"])
+def test_no_module_is_named_that_may_not_be_imported(part: str) -> None:
+    """`import_module("augury_train.data")` is an arrow, too. The exceptions are core's one door and what forwards."""
+    above = re.compile(rf"({'|'.join({f'augury_{p}' for p in PARTS if p != 'core'} - allowed(part))})(\.\w+)*")
+    doors = (
+        {"__init__.py", "backbones.py", "registry.py", "outcome.py", "plugin.py", "suite.py"}
+        if part == "core"
+        else set()
+    )
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in package(part).rglob("*.py")
+        if path.name not in doors or path.parts[-2] not in ("augury", "testing")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and above.fullmatch(node.value)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_tests_of_a_part_use_what_the_part_may_use(part: str) -> None:
+    """What spans more is a test of the whole, in tests/system."""
+    found = []
+    for path in sorted((ROOT / "tests" / part).glob("*.py")):
+        text = path.read_text()
+        used = set(re.findall(r"^\s*(?:from|import) (augury\w*)", text, flags=re.MULTILINE))
+        used |= {
+            augury._HOME[name].partition(".")[0]
+            for name in re.findall(r"\baugury\.(\w+)", text)
+            if name in augury._HOME
+        }
+        used |= {f"augury_{name}" for name in re.findall(r"^from tests\.(\w+)[. ]", text, flags=re.MULTILINE)}
+        found += [f"{path.name}: {name}" for name in sorted(used - allowed(part) - {"augury_core"})]
+    assert not found
+
+
+def test_every_part_and_plugin_is_in_the_contracts() -> None:
+    """The contracts name packages one by one: a new folder must join them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    core, cli, methods, apart, _ = settings["contracts"]
+    arrows, ours, methods, apart, *floors = settings["contracts"]
+    parts = {package(part).name for part in PARTS}
     packages = {f"augury_{plugin.name}" for plugin in PLUGINS}
-    assert set(settings["root_packages"]) == {"augury", "augury_cli"} | packages
-    assert set(core["forbidden_modules"]) == {"augury_cli"} | packages
-    assert set(cli["forbidden_modules"]) == packages
-    assert set(methods["source_modules"]) == packages
+    assert {path.parent.name for path in ROOT.glob("*/pyproject.toml")} == set(PARTS)
+    assert set(settings["root_packages"]) == parts | packages
+    assert arrows["layers"] == ["augury_cli", "augury_lab | augury_authoring", "augury_train", "augury"]
+    assert (set(ours["source_modules"]), set(ours["forbidden_modules"])) == (parts, packages)
+    assert (set(methods["source_modules"]), set(methods["forbidden_modules"])) == (packages, parts - {"augury"})
     assert set(apart["modules"]) == packages
+    assert {name for floor in floors for name in floor["containers"]} == parts - {"augury_cli"}
+    assert all(floor["exhaustive"] for floor in floors)
+
+
+def test_core_is_small() -> None:
+    lines = sum(len(path.read_text().splitlines()) for path in package("core").rglob("*.py"))
+    assert lines <= 3300, "what only the trainer, the lab or authors need lives there"
+
+
+def test_the_design_page_names_files_that_are_there() -> None:
+    text = (ROOT / "docs/design.md").read_text()
+    missing, seen = [], 0
+    for part in PARTS:
+        _, _, after = text.partition(f"In `{package(part).relative_to(ROOT).as_posix()}`")
+        table = after.partition("| question | file |\n")[2].partition("\n\n")[0]
+        for row in table.splitlines()[1:]:
+            folder = ""
+            for name in re.findall(r"`([\w/]+(?:/|\.py))`", row.split("|")[2]):
+                seen += 1
+                places = [package(p) / name for p in PARTS] + [package(part) / folder / name]
+                missing += [] if any(place.exists() for place in places) else [f"{part}: {name}"]
+                folder = name.rpartition("/")[0] or folder
+    assert seen > 80
+    assert not missing

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from augury.config import read_config
-from augury.training.result import Result
-from augury.training.trainer import train
+from augury_train.config import read_config
+from augury_train.training.result import Result
+from augury_train.training.trainer import train
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

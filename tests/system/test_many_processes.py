@@ -200,7 +200,7 @@ def free_port() -> str:
 
 
 HASTY = """
-from augury.training import waiting
+from augury_train.training import waiting
 waiting.PATIENCE = 3.0
 from augury_cli.__main__ import start
 start()
@@ -320,7 +320,7 @@ def test_commands_of_one_process_say_so(whole: Path) -> None:
 OWN = """
 import sys, torch, augury
 from augury.distributed import Ranks
-from augury.training.trainer import Trainer
+from augury_train.training.trainer import Trainer
 kept = {}
 begin = Trainer.run
 def run(self, *arguments, **named):

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from augury.data.decoding import decode_rgb
 from augury.errors import UsageError
-from augury.open_files import TooManyOpenFiles, too_many_open_files
+from augury_train.data.decoding import decode_rgb
+from augury_train.open_files import TooManyOpenFiles, too_many_open_files
 
 AUGURY = str(Path(sys.executable).with_name("augury"))
 LIMIT = 240

@@ -17,14 +17,14 @@ from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import augury
-from augury.backbones.sync_bn import synchronised
 from augury.batch import Batch
-from augury.config import read_config
-from augury.data.loader import share_of_split
-from augury.measures import average_statistics, gather_logits, logits_of, measure, top1_and_loss
-from augury.training.built import Built
-from augury.training.plan import make_plan
-from augury.training.step import Step
+from augury_train.backbones.sync_bn import synchronised
+from augury_train.config import read_config
+from augury_train.data.loader import share_of_split
+from augury_train.measures import average_statistics, gather_logits, logits_of, measure, top1_and_loss
+from augury_train.training.built import Built
+from augury_train.training.plan import make_plan
+from augury_train.training.step import Step
 
 # What one method does in two processes, its own tests ask in `make test`.
 pytestmark = pytest.mark.slow

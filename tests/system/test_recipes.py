@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tests.system.published import DCUTMIX, FILES, ISDA_SETTINGS, PUBLISHED, RESMOOTH, ROOT, numbers
 
-from augury.config import read_recipe
+from augury_train.config import read_recipe
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def test_the_files_are_what_the_tables_write(tmp_path: Path) -> None:
-    command = [sys.executable, "-B", str(ROOT / "plugins/published/write.py"), str(tmp_path)]
+    command = [sys.executable, "-B", str(ROOT / "plugins/write_recipes.py"), str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     written = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.toml")}
     there = {FILES[name].relative_to(ROOT / "plugins"): FILES[name].read_text() for name in PUBLISHED}
@@ -35,7 +35,7 @@ def test_what_no_table_has_any_longer_is_removed_and_what_is_written_by_hand_sta
     folder.mkdir(parents=True)
     (folder / "old.toml").write_text("# Written by `make recipes` from somewhere.\n")
     (folder / "own.toml").write_text('title = "mine"\n')
-    command = [sys.executable, "-B", str(ROOT / "plugins/published/write.py"), str(tmp_path)]
+    command = [sys.executable, "-B", str(ROOT / "plugins/write_recipes.py"), str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     assert not (folder / "old.toml").exists()
     assert (folder / "own.toml").read_text() == 'title = "mine"\n'

@@ -11,13 +11,13 @@ import pytest
 import timm
 from tests.system.published import PUBLISHED
 
-from augury import backbones
-from augury.config import ModelConfig, RunConfig, assign, read_config, read_recipe
-from augury.data.source import ArraySource, Collection
-from augury.recipes import Recipe
-from augury.training import plan
-from augury.training.plan import make_plan
-from augury.training.rehearsal import rehearse
+from augury_train import backbones
+from augury_train.config import ModelConfig, RunConfig, assign, read_config, read_recipe
+from augury_train.data.source import ArraySource, Collection
+from augury_train.recipes import Recipe
+from augury_train.training import plan
+from augury_train.training.plan import make_plan
+from augury_train.training.rehearsal import rehearse
 
 STEPPED = [
     "agmax/cifar10-wrn40_2-cutout-autoaugment",

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.core.report_folders import GAINS, write_run, write_suite
+from tests.lab.report_folders import GAINS, write_run, write_suite
 from tests.system.browser import browser as browser
 
-from augury.report import write_report
+from augury_lab.report import write_report
 
 pytestmark = pytest.mark.slow
 

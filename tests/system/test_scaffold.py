@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.system.fresh import ROOT, build_wheel, fresh_environment, install
+from tests.system.fresh import PROGRAM, ROOT, build_wheel, fresh_environment, install
 
 from augury.hookspecs import HOOKS
-from augury.scaffold.names import spell
-from augury.scaffold.package import render
+from augury_authoring.scaffold.names import spell
+from augury_authoring.scaffold.package import render
 
 Run = Callable[..., str]
 
@@ -24,7 +24,7 @@ Run = Callable[..., str]
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     """A folder, and what runs a command of its environment in it: core and cli from wheels, and no method."""
     folder = tmp_path_factory.mktemp("newcomer")
-    python = fresh_environment(folder / "env", [build_wheel(ROOT / part, folder) for part in ("core", "cli")])
+    python = fresh_environment(folder / "env", [build_wheel(ROOT / part, folder) for part in PROGRAM])
     own = {"AUGURY_CONFIG": str(folder / "config"), "OMP_NUM_THREADS": "1"}
 
     def run(program: str, *arguments: str) -> str:
@@ -104,7 +104,7 @@ def render_all(folder: Path) -> list[str]:
 CONTRACTS = """
 import importlib, sys
 from pathlib import Path
-from augury.testing import MethodContract
+from augury_authoring.testing import MethodContract
 
 for source in {sources}:
     sys.path.append(source)

@@ -19,17 +19,17 @@ from torch import multiprocessing as mp
 from torch import nn
 
 from augury.choice import check, choose
-from augury.config import RunConfig, read_config, save_config
 from augury.errors import AuguryError, UsageError, refuse_all
 from augury.hookspecs import hookimpl
 from augury.method import Method, Spec
-from augury.training.checkpoint import checkpoints, load_checkpoint
-from augury.training.plan import make_plan
-from augury.training.recorder import read_rows
-from augury.training.result import read_result
-from augury.training.shares import clip_shares
-from augury.training.tally import Tally
-from augury.training.trainer import resume, train
+from augury_train.config import RunConfig, read_config, save_config
+from augury_train.training.checkpoint import checkpoints, load_checkpoint
+from augury_train.training.plan import make_plan
+from augury_train.training.recorder import read_rows
+from augury_train.training.result import read_result
+from augury_train.training.shares import clip_shares
+from augury_train.training.tally import Tally
+from augury_train.training.trainer import resume, train
 
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",

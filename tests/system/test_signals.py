@@ -15,12 +15,12 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from tests.core.small_runs import StopsAfter, assert_same_run, small
+from tests.train.small_runs import StopsAfter, assert_same_run, small
 
-from augury.training.checkpoint import checkpoints
-from augury.training.plan import make_plan
-from augury.training.trainer import Trainer, resume, train
-from augury.training.watch import AT_ONCE, Interrupted, StopRequest
+from augury_train.training.checkpoint import checkpoints
+from augury_train.training.plan import make_plan
+from augury_train.training.trainer import Trainer, resume, train
+from augury_train.training.watch import AT_ONCE, Interrupted, StopRequest
 
 AUGURY = str(Path(sys.executable).with_name("augury"))
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -227,7 +227,7 @@ def test_sigterm_to_a_process_of_a_comparison_is_told_as_that(
 
 PROGRAM = """
 import os, signal, sys, threading, time
-from augury.training.watch import StopRequest
+from augury_train.training.watch import StopRequest
 StopRequest.limit = 0.3
 
 def child(work):

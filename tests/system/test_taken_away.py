@@ -90,7 +90,7 @@ def test_all_ways_say_the_same_of_images(model: str, ours: bool, digits: list[st
     assert len({round(row["probability"], 3) for row in expected}) > NUMBER / 4
 
     said(AUGURY, "export", run)
-    program = THROUGH_TIMM.format(first="import augury.backbones" if ours else "")
+    program = THROUGH_TIMM.format(first="import augury_train.backbones" if ours else "")
     found, modules = said(sys.executable, "-c", program, f"{run}/export", *digits)
     assert_same(found, expected)
     assert ours == ("augury" in json.loads(modules.splitlines()[-1]))

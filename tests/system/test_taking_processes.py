@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.small_runs import Plain, small, with_network
+from tests.train.small_runs import Plain, small, with_network
 from torch import distributed as dist
 from torch import multiprocessing as mp
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.system.fresh import ROOT, build_wheel, fresh_environment, install
+from tests.system.fresh import PROGRAM, ROOT, build_wheel, fresh_environment, install
 
-from augury.scaffold.names import spell
-from augury.scaffold.package import render
+from augury_authoring.scaffold.names import spell
+from augury_authoring.scaffold.package import render
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PACKAGE = "augury-hide-and-seek"
@@ -127,7 +127,7 @@ def machine(home: Path, *wheels: Path) -> Machine:
 
 @pytest.mark.slow
 def test_the_tutorial_ends_with_a_method_that_others_use(tmp_path: Path) -> None:
-    parts = [build_wheel(ROOT / part, tmp_path) for part in ("core", "cli", "plugins/dcutmix")]
+    parts = [build_wheel(ROOT / part, tmp_path) for part in (*PROGRAM, "plugins/dcutmix")]
     (tmp_path / "author").mkdir()
     (tmp_path / "user").mkdir()
     author, user = machine(tmp_path / "author", *parts), None

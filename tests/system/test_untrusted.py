@@ -19,15 +19,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.cli.in_process import augury
-from tests.core.small_runs import small
+from tests.train.small_runs import small
 
-from augury.backbones import build, starting
-from augury.config import ModelConfig
-from augury.data.readers import open_reader
 from augury.errors import UsageError
-from augury.evaluation.subject import load_subject
-from augury.report import write_report
-from augury.training.trainer import resume, train
+from augury_lab.evaluation.subject import load_subject
+from augury_lab.report import write_report
+from augury_train.backbones import build, starting
+from augury_train.config import ModelConfig
+from augury_train.data.readers import open_reader
+from augury_train.training.trainer import resume, train
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = (
@@ -154,7 +154,7 @@ def test_a_pipe_is_refused_instead_of_waited_for(folder: Path) -> None:
 
 
 def test_an_evaluation_removes_only_files_of_its_own_kind(folder: Path, tmp_path: Path) -> None:
-    from augury.evaluation.writing import _remove_earlier
+    from augury_lab.evaluation.writing import _remove_earlier
 
     said = {"files": ["thesis.txt", "../mine/thesis.txt", "..", "a\x00", "old.csv", "config.json", 5]}
     for name in ("thesis.txt", "old.csv"):
@@ -416,7 +416,7 @@ def test_nothing_in_the_present_folder_is_imported(arguments: list[str], safe_pa
 def test_no_text_sends_anybody_to_a_name_on_a_package_index() -> None:
     """Nobody owns augury's names there: what is installed comes from where augury came from, or from a folder."""
     found = []
-    for part in ("core", "cli", "plugins", "docs", "examples", "README.md"):
+    for part in ("core", "train", "lab", "authoring", "cli", "plugins", "docs", "examples", "README.md"):
         for path in [ROOT / part, *(ROOT / part).rglob("*")]:
             if path.suffix in (".py", ".md", ".j2", ".toml"):
                 text = path.read_text(encoding="utf-8")

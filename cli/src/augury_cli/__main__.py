@@ -10,8 +10,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from augury.training.launch import end_with_parent, launched, place
-from augury.training.watch import StopRequest, terminate
+from augury_train.training.launch import end_with_parent, launched, place
+from augury_train.training.watch import StopRequest, terminate
 
 STOP_WITHIN = 8.5
 """Seconds from the signal to the end: schedulers kill after ten."""

@@ -12,7 +12,7 @@ import typer
 from augury_cli.tables import print_json, print_rows
 
 if TYPE_CHECKING:
-    from augury.catalogue import Backbone, Size
+    from augury_train.catalogue import Backbone, Size
 
 
 def backbones(
@@ -38,8 +38,8 @@ def backbones(
 
     augury backbones 'resnet*' --max-params 30M --for isda
     """
-    from augury.catalogue import backbones as find
-    from augury.catalogue import parameters_in, select, unknown_sizes
+    from augury_train.catalogue import backbones as find
+    from augury_train.catalogue import parameters_in, select, unknown_sizes
 
     most = None if max_params is None else parameters_in(max_params)
     needs = None if methods is None else _needs(methods)

@@ -13,8 +13,8 @@ import typer
 from augury_cli.tables import print_json, print_rows
 
 if TYPE_CHECKING:
-    from augury.checking import Checked, Report
-    from augury.training.hook_costs import ReferenceStep
+    from augury_authoring.checking import Checked, Report
+    from augury_train.training.hook_costs import ReferenceStep
 
 _TITLES = ("name", "package", "listed", "hooks", "contract", "suite", "augment_batch", "compute_loss", "rows")
 _WRAPS = ("package", "listed", "hooks", "suite")
@@ -39,8 +39,8 @@ def check(
 ) -> None:
     """Hold methods against the register and the contract: what is listed, its hooks, the contract suite, what each
     hook adds to a step. Those that no register lists are told by their metadata alone. Exits with 1 when one fails."""
-    from augury.checking import check as run_check
     from augury.registry import Register
+    from augury_authoring.checking import check as run_check
 
     register = Register.load()
     watch = _Watch()
@@ -81,7 +81,7 @@ class _Watch:
 
 
 def _print(report: Report) -> None:
-    from augury.checking import failures
+    from augury_authoring.checking import failures
 
     tried = [method for method in report.methods if method.layer and method.version]
     if tried:

@@ -25,7 +25,7 @@ from augury_cli.settings import (
 from augury_cli.tables import print_rows
 
 if TYPE_CHECKING:
-    from augury.experiment.table import Comparison
+    from augury_lab.experiment.table import Comparison
 
 
 def compare(
@@ -87,7 +87,7 @@ def compare(
     augury compare --dataset digits --with-each isda,agmax --with dcutmix:k=3+isda --seeds 5 --output compared
     """
     from augury.errors import UsageError
-    from augury.experiment.suite import BASELINE, make_suite, parse_compositions, read_suite
+    from augury_lab.experiment.suite import BASELINE, make_suite, parse_compositions, read_suite
 
     if suite_file is not None and recipe is not None:
         raise UsageError("a suite's file is a recipe: give one of SUITE and --recipe.")
@@ -124,8 +124,8 @@ def compare(
         )
     register = open_register([name for c in suite.compositions.values() for name, _ in c.methods], trust)
     folder = output or Path(suite_file.stem if suite_file is not None else "compare")
-    from augury.experiment.runner import run_suite
     from augury_cli.progress import Terminal
+    from augury_lab.experiment.runner import run_suite
 
     with recipes_network(recipe, config), Terminal(epochs=False) as terminal:
         comparison = run_suite(
@@ -148,7 +148,7 @@ def _devices(device: str | None, config: Any) -> tuple[list[str], Any]:
 
 
 def _print(comparison: Comparison) -> None:
-    from augury.experiment.wording import SPARE, TEXTS, columns, cost_columns, explanation
+    from augury_lab.experiment.wording import SPARE, TEXTS, columns, cost_columns, explanation
 
     titles, rows = columns(comparison)
     numbers = [title for title in titles if title not in TEXTS]

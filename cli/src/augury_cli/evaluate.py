@@ -12,7 +12,7 @@ from augury_cli.settings import AsJson
 from augury_cli.tables import print_json, print_rows
 
 if TYPE_CHECKING:
-    from augury.evaluation.results import Evaluated, Evaluation
+    from augury_lab.evaluation.results import Evaluated, Evaluation
 
 ALL_FGSM, ALL_PGD = "1,2,4,8", "4"
 """What --all attacks with."""
@@ -75,8 +75,8 @@ def evaluate(
         "fgsm": _epsilons(fgsm or (ALL_FGSM if everything else ""), "--fgsm"),
         "pgd": _epsilons(pgd or (ALL_PGD if everything else ""), "--pgd"),
     }
-    from augury.evaluation.evaluator import evaluate as run_evaluation
     from augury_cli.progress import Terminal
+    from augury_lab.evaluation.evaluator import evaluate as run_evaluation
 
     with Terminal(epochs=False) as terminal:
         found = run_evaluation(

@@ -35,7 +35,7 @@ def export(
     augury export runs/first --format onnx --output first-onnx
     """
     from augury.errors import one_line
-    from augury.inference.export import export as write
+    from augury_train.inference.export import export as write
 
     found = write(run, form.value, output=output, weights=weights)  # type: ignore[arg-type]  # it refuses others itself
     for note in found.notes:

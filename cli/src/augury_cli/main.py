@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from augury.errors import AuguryError
-from augury.open_files import refuse_low_limit, too_many_open_files
 from augury_cli import backbones, compare, evaluate, export, plugins, predict, recipes, report, run, uncertainty
 from augury_cli.processes import refuse_several, say
 from augury_cli.quick import QuickCommand, QuickGroup
+from augury_train.open_files import refuse_low_limit, too_many_open_files
 
 
 class Program(QuickGroup):

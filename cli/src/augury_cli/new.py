@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from augury.register_file import Entry
-    from augury.scaffold import Package
+    from augury_authoring.scaffold import Package
 
 
 def new(
@@ -42,7 +42,7 @@ def new(
     augury plugins new feature_noise --hook augment_batch --hook compute_loss
     """
     from augury.registry import Register
-    from augury.scaffold import DEFAULT_HOOKS, new_package
+    from augury_authoring.scaffold import DEFAULT_HOOKS, new_package
 
     register = Register.load()
     made = new_package(name, hooks or DEFAULT_HOOKS, path=path, register=register)

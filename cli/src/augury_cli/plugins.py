@@ -17,8 +17,8 @@ from augury_cli.quick import QuickCommand, QuickGroup
 from augury_cli.tables import print_fields, print_json, print_rows
 
 if TYPE_CHECKING:
-    from augury.description import Description, Needs, Option
     from augury.listing import Found
+    from augury_train.description import Description, Needs, Option
 
 app = typer.Typer(
     name="plugins",
@@ -54,8 +54,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print an object and nothing else.")] = False,
 ) -> None:
     """Tell all of one method: its package, options, needs and recipes. It is imported only if it may be run."""
-    from augury.description import describe
     from augury.registry import Register
+    from augury_train.description import describe
 
     register = Register.load()
     # What a method prints when it is imported is no part of the answer.

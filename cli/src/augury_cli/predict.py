@@ -14,7 +14,7 @@ import typer
 from augury_cli.tables import print_rows
 
 if TYPE_CHECKING:
-    from augury.inference.predict import Prediction
+    from augury_train.inference.predict import Prediction
 
 
 class Format(StrEnum):
@@ -49,9 +49,9 @@ def predict(
     augury predict runs/first photos --top 5 --format csv > predictions.csv
     """
     from augury.errors import one_line
-    from augury.inference.classifier import load_classifier
-    from augury.inference.predict import find_images
-    from augury.inference.predict import predict as ask
+    from augury_train.inference.classifier import load_classifier
+    from augury_train.inference.predict import find_images
+    from augury_train.inference.predict import predict as ask
 
     files = find_images(images)
     classifier = load_classifier(network, weights, device)  # type: ignore[arg-type]  # it refuses other weights itself
@@ -120,8 +120,8 @@ def _alternating(prediction: Prediction) -> Iterator[str]:
 
 
 def _print_csv(cells: list[str]) -> None:
-    from augury.csv_rows import ERRORS, csv_row
     from augury.errors import plain
+    from augury_lab.csv_rows import ERRORS, csv_row
 
     text = csv_row(cells)
     if sys.stdout.isatty():

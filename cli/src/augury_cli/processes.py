@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from augury.errors import one_line
-from augury.training.launch import launch, place
+from augury_train.training.launch import launch, place
 
 if TYPE_CHECKING:
     from augury_cli.progress import Terminal
@@ -108,7 +108,7 @@ def say(text: str, error: BaseException | None = None) -> None:
             tell(text)
     else:
         try:
-            from augury.training.processes import last_words
+            from augury_train.training.processes import last_words
         except Exception:
             # What failed may be this very import.
             tell(text if rank == 0 else f"process {rank}: {text}")
@@ -118,5 +118,5 @@ def say(text: str, error: BaseException | None = None) -> None:
 
 def _met() -> bool:
     """Whether this process has met the others."""
-    met = getattr(sys.modules.get("augury.training.processes"), "met", None)
+    met = getattr(sys.modules.get("augury_train.training.processes"), "met", None)
     return met is not None and met()

@@ -36,7 +36,8 @@ def _train_top1(row: dict[str, Any]) -> str:
 
 
 class Terminal:
-    """A reporter (`augury.training.loop.Reporter`): a bar for the training at work, a line for each epoch if asked."""
+    """A reporter (`augury_train.training.loop.Reporter`): a bar for the training at work, a line for each epoch if
+    asked."""
 
     def __init__(self, *, epochs: bool) -> None:
         """Report to stderr.

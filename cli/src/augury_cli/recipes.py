@@ -12,7 +12,7 @@ from augury_cli.quick import QuickCommand, QuickGroup
 from augury_cli.tables import print_json, print_rows
 
 if TYPE_CHECKING:
-    from augury.recipes import Recipe
+    from augury_train.recipes import Recipe
 
 app = typer.Typer(
     name="recipes",
@@ -39,9 +39,9 @@ def list_recipes(
 
     Run one with: augury run --recipe NAME
     """
-    from augury.catalogue import absent
-    from augury.recipes import recipes, select
     from augury.registry import Register
+    from augury_train.catalogue import absent
+    from augury_train.recipes import recipes, select
 
     register = Register.load()
     chosen = select(recipes(register), name=pattern, method=method, dataset=dataset, model=model)
@@ -71,10 +71,10 @@ def show(
 
     Bytes that are no UTF-8 text are written out, \\xff say.
     """
-    from augury.catalogue import absent
     from augury.errors import AuguryError, plain
     from augury.outside import read_bytes
-    from augury.recipes import describe, find_recipe
+    from augury_train.catalogue import absent
+    from augury_train.recipes import describe, find_recipe
 
     path = find_recipe(name)
     try:

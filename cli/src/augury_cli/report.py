@@ -24,6 +24,6 @@ def report(
 
     augury report compare
     """
-    from augury.report import write_report
+    from augury_lab.report import write_report
 
     typer.echo(f"report {write_report(folder, output)}")

@@ -33,8 +33,8 @@ from augury_cli.settings import (
 )
 
 if TYPE_CHECKING:
-    from augury.training.rehearsal import Rehearsal
-    from augury.training.result import Result
+    from augury_train.training.rehearsal import Rehearsal
+    from augury_train.training.result import Result
 
 
 def run(
@@ -85,14 +85,14 @@ def run(
     register = open_register([m.name for m in config.methods], trust)
     in_processes(processes, given_path(output, "--output"))
     if dry_run:
-        from augury.training.rehearsal import rehearse
+        from augury_train.training.rehearsal import rehearse
 
         with recipes_network(recipe, config):
             found = rehearse(config, register)
         if is_first():
             _print_rehearsal(found, as_json)
         return
-    from augury.training.trainer import train
+    from augury_train.training.trainer import train
 
     with recipes_network(recipe, config), watching() as reporter:
         result = train(config, output, register=register, reporter=reporter)
@@ -106,14 +106,14 @@ def resume(
     trust: Trust = None,
 ) -> None:
     """Go on with a run from its newest checkpoint."""
-    from augury.config import load_config
     from augury.outside import given_path
+    from augury_train.config import load_config
 
     folder = given_path(folder, "RUN")
     config = load_config(folder / "config.json")
     register = open_register([m.name for m in config.methods], trust)
     in_processes(processes, folder)
-    from augury.training.trainer import resume as resume_run
+    from augury_train.training.trainer import resume as resume_run
 
     with watching() as reporter:
         result = resume_run(folder, register=register, reporter=reporter)
@@ -152,8 +152,8 @@ def preview(
         recipe, dataset, model, methods, set_, pretrained=pretrained, init_from=init_from, skip_bad=skip_bad
     )
     register = open_register([m.name for m in config.methods], trust)
-    from augury.training.rehearsal import preview as draw
     from augury_cli.progress import Terminal
+    from augury_train.training.rehearsal import preview as draw
 
     with recipes_network(recipe, config), Terminal(epochs=False) as terminal:
         figures = draw(config, columns=images, register=register, reporter=terminal)
@@ -203,7 +203,7 @@ def _print_rehearsal(found: Rehearsal, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
         return
-    from augury.training.start_lines import labelled
+    from augury_train.training.start_lines import labelled
 
     total = found.epoch_seconds * found.epochs
     fields = {name: " ".join(words) or "nothing" for name, words in found.pipelines.items()} | {

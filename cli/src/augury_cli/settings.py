@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augury.training.launch import place
 from augury_cli.processes import note
+from augury_train.training.launch import place
 
 if TYPE_CHECKING:
-    from augury.config import RunConfig
     from augury.registry import Register
+    from augury_train.config import RunConfig
 
 Dataset = Annotated[
     str | None,
@@ -117,11 +117,11 @@ def read_settings(
 ) -> RunConfig:
     """Settings from a recipe, or from the `values` read from a `file`, changed by flags. Methods given by flags take
     the place of the recipe's."""
-    from augury.config import assign, assign_text, parse_method, read_config, read_recipe
+    from augury_train.config import assign, assign_text, parse_method, read_config, read_recipe
 
     values = values or {}
     if recipe:
-        from augury.recipes import find_recipe
+        from augury_train.recipes import find_recipe
 
         values = read_recipe(find_recipe(recipe))
     if dataset is not None:
@@ -149,15 +149,15 @@ def read_settings(
     config = read_config(values, subject=str(recipe or file or "config"))
     if config.model.init_from is None:
         return config
-    from augury.backbones.starting import with_own_network
+    from augury_train.backbones.starting import with_own_network
 
     return with_own_network(config)
 
 
 def _assign_start(values: dict[str, Any], pretrained: bool, init_from: str | None) -> None:
     """The weights to start from, in place of a recipe's."""
-    from augury.config import assign
     from augury.errors import UsageError
+    from augury_train.config import assign
 
     if pretrained and init_from is not None:
         raise UsageError("--pretrained and --init-from are two sets of weights to start from. Leave out one of them.")
@@ -168,7 +168,7 @@ def _assign_start(values: dict[str, Any], pretrained: bool, init_from: str | Non
 
 def _tell_replaced(recipe: str | None, before: Any, methods: list[str]) -> None:
     """Say that options of a recipe's method are gone where `--with` names the method anew."""
-    from augury.config import parse_method
+    from augury_train.config import parse_method
 
     named = [parse_method(text)[0] for text in methods]
     for method in before if isinstance(before, list) else []:
@@ -193,8 +193,8 @@ def recipes_network(recipe: str | None, config: RunConfig) -> Iterator[None]:
         if recipe is None:
             raise
         # Only now: that a network exists, training itself finds out.
-        from augury.catalogue import absent
-        from augury.recipes import describe, find_recipe
+        from augury_train.catalogue import absent
+        from augury_train.recipes import describe, find_recipe
 
         problem = absent([config.model.name]).get(describe(recipe, find_recipe(recipe)).model)
         if problem is None:

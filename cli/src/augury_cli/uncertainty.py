@@ -12,7 +12,7 @@ from augury_cli.settings import AsJson, Trust, open_register
 from augury_cli.tables import print_fields, print_json, print_rows
 
 if TYPE_CHECKING:
-    from augury.evaluation.uncertainty import Uncertainty
+    from augury_lab.evaluation.uncertainty import Uncertainty
 
 NAMED = 5
 """Of the most uncertain images."""
@@ -52,16 +52,16 @@ def uncertainty(
 
     augury uncertainty runs/first --with dcutmix:k=3 --keep 0.15
     """
-    from augury.config import load_config, parse_method
     from augury.outside import given_path
+    from augury_train.config import load_config, parse_method
 
     named = None if methods is None else [parse_method(text) for text in methods]
     run = given_path(run, "RUN")
     used = [m.name for m in load_config(run / "config.json").methods] if named is None else [name for name, _ in named]
     register = open_register(used, trust)
-    from augury.evaluation.uncertainty import check_choice, choose_subset, measure_uncertainty
-    from augury.evaluation.uncertainty_files import check_output, write_uncertainty
     from augury_cli.progress import Terminal
+    from augury_lab.evaluation.uncertainty import check_choice, choose_subset, measure_uncertainty
+    from augury_lab.evaluation.uncertainty_files import check_output, write_uncertainty
 
     folder = output or run / "uncertainty"
     # Before the passes, which may take hours.
@@ -107,7 +107,7 @@ def uncertainty(
 
 
 def _print_most_uncertain(found: Uncertainty) -> None:
-    from augury.evaluation.uncertainty_files import entropy_cells, most_uncertain
+    from augury_lab.evaluation.uncertainty_files import entropy_cells, most_uncertain
 
     places, split = most_uncertain(found)[:NAMED], found.subject.split
     names = [split.source.name(row) for row in split.rows[places].tolist()]
@@ -133,7 +133,7 @@ def _fitting(found: Uncertainty, images: int) -> list[str]:
 
 def _beside(run: Path) -> Path:
     """Where a run on the subset may go: beside this one, or beside its suite, which holds its own runs alone."""
-    from augury.experiment.suite import SUITE
+    from augury_lab.experiment.suite import SUITE
 
     folder = run.resolve()
     suite = folder.parent.parent

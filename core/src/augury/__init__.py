@@ -20,15 +20,9 @@ if TYPE_CHECKING:
     from augury.errors import AuguryError as AuguryError
     from augury.errors import MethodError as MethodError
     from augury.errors import UsageError as UsageError
-    from augury.evaluation.evaluator import evaluate as evaluate
-    from augury.experiment.compare import compare as compare
     from augury.hookspecs import CONTRACT_VERSION as CONTRACT_VERSION
     from augury.hookspecs import hookimpl as hookimpl
     from augury.hookspecs import hookspec as hookspec
-    from augury.inference.classifier import Classifier as Classifier
-    from augury.inference.classifier import load_classifier as load_classifier
-    from augury.inference.export import export as export
-    from augury.inference.predict import predict as predict
     from augury.method import Frozen as Frozen
     from augury.method import Method as Method
     from augury.method import Options as Options
@@ -37,11 +31,17 @@ if TYPE_CHECKING:
     from augury.registry import Register as Register
     from augury.run import Host as Host
     from augury.run import Run as Run
-    from augury.runs import rehearse as rehearse
-    from augury.runs import resume as resume
-    from augury.runs import train as train
-    from augury.training.result import Result as Result
-    from augury.training.watch import Interrupted as Interrupted
+    from augury_lab.evaluation.evaluator import evaluate as evaluate
+    from augury_lab.experiment.compare import compare as compare
+    from augury_train.inference.classifier import Classifier as Classifier
+    from augury_train.inference.classifier import load_classifier as load_classifier
+    from augury_train.inference.export import export as export
+    from augury_train.inference.predict import predict as predict
+    from augury_train.runs import rehearse as rehearse
+    from augury_train.runs import resume as resume
+    from augury_train.runs import train as train
+    from augury_train.training.result import Result as Result
+    from augury_train.training.watch import Interrupted as Interrupted
 
 __version__ = "0.1.0"
 
@@ -56,15 +56,15 @@ _HOME = {
     "AuguryError": "augury.errors",
     "MethodError": "augury.errors",
     "UsageError": "augury.errors",
-    "compare": "augury.experiment.compare",
-    "evaluate": "augury.evaluation.evaluator",
+    "compare": "augury_lab.experiment.compare",
+    "evaluate": "augury_lab.evaluation.evaluator",
     "forward": "augury.passes",
     "hookimpl": "augury.hookspecs",
     "hookspec": "augury.hookspecs",
-    "Classifier": "augury.inference.classifier",
-    "load_classifier": "augury.inference.classifier",
-    "export": "augury.inference.export",
-    "predict": "augury.inference.predict",
+    "Classifier": "augury_train.inference.classifier",
+    "load_classifier": "augury_train.inference.classifier",
+    "export": "augury_train.inference.export",
+    "predict": "augury_train.inference.predict",
     "Frozen": "augury.method",
     "Method": "augury.method",
     "Options": "augury.method",
@@ -72,11 +72,11 @@ _HOME = {
     "Register": "augury.registry",
     "Host": "augury.run",
     "Run": "augury.run",
-    "Result": "augury.training.result",
-    "Interrupted": "augury.training.watch",
-    "rehearse": "augury.runs",
-    "resume": "augury.runs",
-    "train": "augury.runs",
+    "Result": "augury_train.training.result",
+    "Interrupted": "augury_train.training.watch",
+    "rehearse": "augury_train.runs",
+    "resume": "augury_train.runs",
+    "train": "augury_train.runs",
 }
 
 __all__ = [*_HOME, "__version__"]

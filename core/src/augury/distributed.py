@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, TypeVar
 
@@ -11,12 +10,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 T = TypeVar("T")
-
-
-def local_size() -> int:
-    """How many processes train together on this machine, as whoever started them says; 1 where nobody did."""
-    said = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, int(said)) if said.isdecimal() else 1
 
 
 class Waiting:
@@ -87,34 +80,6 @@ class Ranks:
         with waiting:
             dist.all_gather_object(values, value, group=self.group)
         return values
-
-
-class Agreement:
-    """Whether any process wants something. All hear it at the same call, the one after that in which it was said, so
-    that no device is waited for."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        """Between the processes `ranks`; all of them make one at the same time, and call it equally often."""
-        self._group: Any = None
-        self._asked: Any = None
-        self._answer = torch.zeros(1)
-        if ranks.size > 1:
-            members = dist.get_process_group_ranks(ranks.group or dist.group.WORLD)
-            self._group = dist.new_group(members, backend="gloo")
-
-    def __call__(self, mine: bool) -> bool:
-        """Say what this process wants; returns what any of them said in the call before, or just now in a single
-        one."""
-        if self._group is None:
-            return mine
-        said = False
-        if self._asked is not None:
-            with waiting:
-                self._asked.wait()
-            said = bool(self._answer)
-        self._answer = torch.tensor([float(mine)])
-        self._asked = dist.all_reduce(self._answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        return said
 
 
 class _AllReduce(torch.autograd.Function):

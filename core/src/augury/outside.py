@@ -158,25 +158,3 @@ def given_path(place: str | Path, subject: str) -> Path:
         why = getattr(error, "strerror", None) or error
         raise UsageError(f"{subject}: the path {shown(text)} cannot be used ({why}). Give another one.") from None
     return path
-
-
-def refuse_ways_out(folder: Path) -> None:
-    """Refuse a folder from which a link leads out of it: who writes there would write elsewhere.
-
-    Raises:
-        UsageError: there is such a link, or an entry that is neither file nor folder; it is named.
-    """
-    root = os.path.realpath(folder)
-    for inside, folders, files in os.walk(root):
-        for name in sorted([*folders, *files]):
-            path = Path(inside, name)
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                to = os.path.realpath(path)
-                if not (to == root or to.startswith(root + os.sep)):
-                    raise UsageError(
-                        f"{folder}: {path.relative_to(root)} is a link to {to}, and what is written there would not "
-                        "stay in the folder. Put a copy in its place, or remove it."
-                    )
-            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise UsageError(f"{folder}: {path.relative_to(root)} is neither file nor folder. Remove it.")

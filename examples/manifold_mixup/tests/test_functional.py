@@ -58,7 +58,7 @@ def test_shares_are_the_same_in_all_rows_and_sum_to_one(own_share: float) -> Non
     ],
 )
 def test_the_first_stages_are_timm_s_without_the_stem(model: str, stages: list[str]) -> None:
-    import augury.backbones  # noqa: F401  its networks join timm's
+    import augury_train.backbones  # noqa: F401  its networks join timm's
 
     with torch.device("meta"):
         network = timm.create_model(model)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.core.small_runs import assert_same_run, resumed, rows_of, small
 from tests.plugins.agmax.reference import (
     AGREEMENTS,
     CLASSES,
@@ -19,13 +18,14 @@ from tests.plugins.agmax.reference import (
     random_output,
     simple_formula,
 )
+from tests.train.small_runs import assert_same_run, resumed, rows_of, small
 from torch import Tensor, nn
 
 import augury
-from augury.training.checkpoint import load_checkpoint
-from augury.training.trainer import train
 from augury_agmax import AgMax
 from augury_dcutmix import DCutMix
+from augury_train.training.checkpoint import load_checkpoint
+from augury_train.training.trainer import train
 
 SIMPLE = AGREEMENTS[1:]
 

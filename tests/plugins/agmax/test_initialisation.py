@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.small_runs import assert_same_run, resumed, small
 from tests.plugins.agmax.reference import CLASSES, composed
+from tests.train.small_runs import assert_same_run, resumed, small
 from torch import Tensor, nn
 
 import augury
-from augury.config import RunConfig
-from augury.training.plan import make_plan
-from augury.training.trainer import Trainer, train
 from augury_agmax import AgMax
+from augury_train.config import RunConfig
+from augury_train.training.plan import make_plan
+from augury_train.training.trainer import Trainer, train
 
 OFFICIAL = {"q_init_std": 0.2, "variant": "official"}
 

@@ -23,10 +23,10 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 import augury
-from augury.config import read_config, read_recipe
-from augury.training.plan import make_plan
 from augury_agmax import AgMax
 from augury_dcutmix import DCutMix
+from augury_train.config import read_config, read_recipe
+from augury_train.training.plan import make_plan
 
 
 @pytest.mark.parametrize("beta", [0.0, 4.0, 0.5])

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import augury
-from augury.config import read_config, read_recipe
-from augury.training.plan import make_plan
 from augury_dcutmix import DCutMix
 from augury_dcutmix.functional import sample_sticks, shares_of_sticks
+from augury_train.config import read_config, read_recipe
+from augury_train.training.plan import make_plan
 
 CLASSES = 200
 

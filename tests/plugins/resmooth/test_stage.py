@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.core.small_runs import interrupted, rows_of, small
+from tests.train.small_runs import interrupted, rows_of, small
 
 import augury
-from augury.training.plan import make_plan
-from augury.training.trainer import Trainer, resume, train
 from augury_resmooth.functional import LOSS_BINS, Mixture, fit_mixture, histogram
+from augury_train.training.plan import make_plan
+from augury_train.training.trainer import Trainer, resume, train
 
 
 @pytest.fixture(scope="module")

@@ -1,32 +1,21 @@
-"""Tests of a method against the whole contract, for packages of methods.
+"""The contract suite for methods: `from augury.testing import MethodContract`. augury-authoring has it.
 
-A package's whole test file can be
-
-    from augury.testing import MethodContract
-
-    class TestFeatureNoise(MethodContract):
-        method = "feature_noise"            # a registered name, or the class itself
-        options = {"strength": 0.5}         # to test with, where the defaults will not do
-        rejects = [{"strength": -1}]        # more options that must be refused
-
-and `pytest --pyargs augury.testing.suite --augury-method feature_noise` needs none. docs/testing.md tells what each
-check asks.
+docs/testing.md tells what each check asks. Everything here forwards to `augury_authoring.testing`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from augury.lazy_import import import_for
+
 if TYPE_CHECKING:
-    from augury.testing.contract import MethodContract as MethodContract
+    from augury_authoring.testing import MethodContract as MethodContract
 
 __all__ = ["MethodContract"]
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: the plugin, which every run of pytest loads, must not bring torch, nor `outcome` pytest.
     if name != "MethodContract":
         raise AttributeError(f"module 'augury.testing' has no attribute {name!r}")
-    from augury.testing.contract import MethodContract
-
-    return MethodContract
+    return import_for("augury.testing", "augury_authoring.testing").MethodContract

@@ -1,0 +1,1 @@
+"""Compare compositions, look at trained networks more closely, and report what was found."""
