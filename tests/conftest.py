@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ def _hermetic_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     inherit the latter two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what is in the background so, and the programs that tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUGURY_CONFIG", str(tmp_path_factory.mktemp("config")))
         patch.setenv("AUGURY_DATA", str(tmp_path_factory.mktemp("data")))

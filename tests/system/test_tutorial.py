@@ -138,7 +138,7 @@ def test_the_tutorial_ends_with_a_method_that_others_use(tmp_path: Path) -> None
             continue
         if "<!-- on another machine -->" in block.comments:
             (wheel,) = (work / PACKAGE / "dist").glob("*.whl")
-            user = user or machine(tmp_path / "user", *parts[:2], wheel)
+            user = user or machine(tmp_path / "user", *parts[: len(PROGRAM)], wheel)
         if block.language == "sh":
             for words in commands(block):
                 (user or author).run(words)
