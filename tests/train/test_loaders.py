@@ -340,6 +340,8 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) 
 def test_no_worker_outlives_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     images, _ = damaged(tmp_path)
     source = loader("stream", images=images, workers=2, size=12)
+    # The contract suite keeps two processes for all its tests, which may run in this process too.
+    others = set(multiprocessing.active_children())
     gc.disable()  # Nothing is left for the collector: it may run in another worker, which cannot end these.
     try:
         caught = []
@@ -349,7 +351,7 @@ def test_no_worker_outlives_an_error(tmp_path: Path, capfd: pytest.CaptureFixtur
                 list(batches)
             caught.append(error)
             source.close()
-            assert multiprocessing.active_children() == []
+            assert set(multiprocessing.active_children()) == others
     finally:
         gc.enable()
     assert capfd.readouterr().err == ""
