@@ -7,17 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import augury.backbones.weights
 import pytest
 
 import augury
-import augury.backbones
+import augury.experiment.suite
 import augury.testing
 import augury.testing.outcome
 import augury.testing.suite
 import augury_authoring.testing
 import augury_authoring.testing.outcome
 import augury_authoring.testing.suite
-import augury_train.backbones
+import augury_lab.experiment.suite
+import augury_train.backbones.weights
 
 SOURCE = Path(augury.__file__)
 
@@ -51,6 +53,8 @@ def test_what_is_no_name_is_an_attribute_error() -> None:
 
 def test_the_old_names_of_modules_are_the_same_modules() -> None:
     assert augury.backbones is augury_train.backbones
+    assert augury.backbones.weights.Description is augury_train.backbones.weights.Description
+    assert augury.experiment.suite is augury_lab.experiment.suite
     assert augury.testing.outcome is augury_authoring.testing.outcome
     assert augury.testing.MethodContract is augury_authoring.testing.MethodContract
     assert augury.testing.suite.TestContract is augury_authoring.testing.suite.TestContract

@@ -9,3 +9,4 @@ if TYPE_CHECKING:
     from augury_train.backbones import *  # noqa: F403  their types, for mypy
 else:
     sys.modules[__name__] = import_for("augury.backbones", "augury_train.backbones")
+    sys.modules[f"{__name__}.weights"] = sys.modules[__name__].weights

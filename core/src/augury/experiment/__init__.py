@@ -1,0 +1,1 @@
+"""Forwards to `augury_lab.experiment`."""
