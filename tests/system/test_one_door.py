@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import augury.backbones.resnet_cifar
 import augury.backbones.weights
 import pytest
 
@@ -53,6 +54,7 @@ def test_what_is_no_name_is_an_attribute_error() -> None:
 
 def test_the_old_names_of_modules_are_the_same_modules() -> None:
     assert augury.backbones is augury_train.backbones
+    assert augury.backbones.resnet_cifar.__name__ == "augury_train.backbones.resnet_cifar"
     assert augury.backbones.weights.Description is augury_train.backbones.weights.Description
     assert augury.experiment.suite is augury_lab.experiment.suite
     assert augury.testing.outcome is augury_authoring.testing.outcome

@@ -9,4 +9,5 @@ if TYPE_CHECKING:
     from augury_train.backbones import *  # noqa: F403  their types, for mypy
 else:
     sys.modules[__name__] = import_for("augury.backbones", "augury_train.backbones")
-    sys.modules[f"{__name__}.weights"] = sys.modules[__name__].weights
+    for name in [name for name in sys.modules if name.startswith("augury_train.backbones.")]:
+        sys.modules[name.replace("augury_train", "augury", 1)] = sys.modules[name]

@@ -42,7 +42,7 @@ def classifier_of(network: nn.Module) -> nn.Module:
 
 def _is_pooling_head(layer: object) -> bool:
     """Tell whether a layer is one of timm's heads that pool, or of a class derived from one."""
-    return any(c.__name__ in _POOLING_HEADS and c.__module__.startswith("timm.") for c in type(layer).__mro__)
+    return any(c.__name__ in _POOLING_HEADS and c.__module__.startswith("timm.layers.") for c in type(layer).__mro__)
 
 
 def _name(network: nn.Module) -> str:

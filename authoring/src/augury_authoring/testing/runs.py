@@ -74,7 +74,7 @@ def _digits(channels: int) -> Collection:
 
 
 class StageHost(Built):
-    """The run that pre-train stages borrow data and a trainer from. What core's own trainer does to torch's global
+    """The run that pre-train stages borrow data and a trainer from. What augury's own trainer does to torch's global
     generator is undone, so that the rest is the method's doing."""
 
     def __init__(self, channels: int, images: int = IMAGES) -> None:
