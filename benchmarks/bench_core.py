@@ -1,4 +1,4 @@
-"""What core costs: a run without methods against a plain PyTorch loop, and the start of the command."""
+"""What training and the command cost: a run without methods against a plain loop, and the start of the command."""
 
 from __future__ import annotations
 

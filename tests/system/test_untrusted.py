@@ -392,7 +392,8 @@ def test_a_subset_is_a_list_of_images_and_nothing_else(folder: Path, tmp_path: P
 )
 @pytest.mark.parametrize("safe_path", [None, ""])
 def test_nothing_in_the_present_folder_is_imported(arguments: list[str], safe_path: str | None, tmp_path: Path) -> None:
-    for name in ("multiprocessing", "random", "torch", "augury", "sitecustomize", "isda"):
+    ours = ("augury", "augury_train", "augury_lab", "augury_authoring", "augury_cli")
+    for name in ("multiprocessing", "random", "torch", *ours, "sitecustomize", "isda"):
         (tmp_path / f"{name}.py").write_text(
             "import os\nopen(os.environ['MARKER'], 'w').close()\nraise SystemExit(9)\n"
         )
