@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.system.fresh import ROOT, build_wheel, fresh_environment, needed_parts
+from tests.system.fresh import PROGRAM, ROOT, build_wheel, fresh_environment, needed_parts
 
 METHODS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
-PARTS = ["core", "train", "lab", "authoring", "cli", *(f"plugins/{name}" for name in METHODS)]
+PARTS = [*PROGRAM, *(f"plugins/{name}" for name in METHODS)]
 
 Install = Callable[..., Path]
 

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.system.fresh import PROGRAM, ROOT
 
 import augury
 
-ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
-PARTS = ["core", "train", "lab", "authoring", "cli"]
 # A module of augury's packages, and every package but the one door.
 INSIDE = re.compile(r"augury\.|augury_(train|lab|authoring|cli)(\.|$)")
 BELOW = {
@@ -110,7 +109,7 @@ def test_a_public_use_is_not(source: str) -> None:
     assert not list(private_uses(source, frozenset({"Batch", "Method"})))
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "cli"])
+@pytest.mark.parametrize("part", [part for part in PROGRAM if part != "cli"])
 def test_nothing_but_a_plugin_and_the_help_names_a_method(part: str) -> None:
     files = [p for p in package(part).rglob("*") if p.is_file() and p.suffix != ".pyc" and p.name != "registry.toml"]
     lines = [(path, number, line) for path in files for number, line in enumerate(path.read_text().splitlines(), 1)]
@@ -119,10 +118,10 @@ def test_nothing_but_a_plugin_and_the_help_names_a_method(part: str) -> None:
     assert not [f"{path.relative_to(ROOT)}:{number}: {line}" for path, number, line in lines if METHOD.search(line)]
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "cli"])
+@pytest.mark.parametrize("part", [part for part in PROGRAM if part != "cli"])
 def test_no_module_is_named_that_may_not_be_imported(part: str) -> None:
     """`import_module("augury_train.data")` is an arrow, too. The exceptions are core's one door and what forwards."""
-    above = re.compile(rf"({'|'.join({f'augury_{p}' for p in PARTS if p != 'core'} - allowed(part))})(\.\w+)*")
+    above = re.compile(rf"({'|'.join({f'augury_{p}' for p in PROGRAM if p != 'core'} - allowed(part))})(\.\w+)*")
     doors = (
         {"__init__.py", "backbones.py", "registry.py", "outcome.py", "plugin.py", "suite.py"}
         if part == "core"
@@ -138,7 +137,7 @@ def test_no_module_is_named_that_may_not_be_imported(part: str) -> None:
     assert not found
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PROGRAM)
 def test_the_tests_of_a_part_use_what_the_part_may_use(part: str) -> None:
     """What spans more is a test of the whole, in tests/system."""
     found = []
@@ -159,9 +158,9 @@ def test_every_part_and_plugin_is_in_the_contracts() -> None:
     """The contracts name packages one by one: a new folder must join them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     arrows, ours, methods, apart, *floors = settings["contracts"]
-    parts = {package(part).name for part in PARTS}
+    parts = {package(part).name for part in PROGRAM}
     packages = {f"augury_{plugin.name}" for plugin in PLUGINS}
-    assert {path.parent.name for path in ROOT.glob("*/pyproject.toml")} == set(PARTS)
+    assert {path.parent.name for path in ROOT.glob("*/pyproject.toml")} == set(PROGRAM)
     assert set(settings["root_packages"]) == parts | packages
     assert arrows["layers"] == ["augury_cli", "augury_lab | augury_authoring", "augury_train", "augury"]
     assert (set(ours["source_modules"]), set(ours["forbidden_modules"])) == (parts, packages)
@@ -179,7 +178,7 @@ def test_core_is_small() -> None:
 def test_the_design_page_names_files_that_are_there() -> None:
     text = (ROOT / "docs/design.md").read_text()
     missing, seen = [], 0
-    for part in PARTS:
+    for part in PROGRAM:
         _, _, after = text.partition(f"In `{package(part).relative_to(ROOT).as_posix()}`")
         table = after.partition("| question | file |\n")[2].partition("\n\n")[0]
         for row in table.splitlines()[1:]:

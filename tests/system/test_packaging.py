@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.system.fresh import PROGRAM, ROOT
 
 import augury
 
-ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
-OURS = ["core", "train", "lab", "authoring", "cli"]
-PARTS = [*(ROOT / part for part in OURS), *PLUGINS]
+PARTS = [*(ROOT / part for part in PROGRAM), *PLUGINS]
 # What is installed under another name than it is imported by.
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "augury": "augury-core", "onnx_ir": "onnx-ir"}
-DISTRIBUTION |= {f"augury_{part}": f"augury-{part}" for part in OURS}
+DISTRIBUTION |= {f"augury_{part}": f"augury-{part}" for part in PROGRAM}
 
 
 def read(path: Path) -> dict[str, Any]:
