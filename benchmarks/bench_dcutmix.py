@@ -64,7 +64,7 @@ def bench() -> list[dict[str, Any]]:
         batch = methods.batch(images, labels)
         methods.augment_batch(batch)
         methods.step()
-        return batch.images, batch.labels, batch.weights
+        return batch.images, batch.labels, batch.shares
 
     def reference() -> tuple[Tensor, Tensor, Tensor]:
         return loop(images, labels, rng)

@@ -114,7 +114,7 @@ class HardestHalf(augury.Method):
 class SharesOff(augury.Method):
     @hookimpl
     def augment_batch(self, batch: Batch) -> None:
-        batch.weights = batch.weights * 0.9
+        batch.shares = batch.shares * 0.9
 
 
 class SmoothsTwice(augury.Method):
@@ -372,7 +372,7 @@ class OverwritesShares(augury.Method):
 
     @hookimpl
     def augment_batch(self, batch: Batch) -> None:
-        batch.weights = torch.ones_like(batch.weights)
+        batch.shares = torch.ones_like(batch.shares)
 
 
 class UnknownParameter(augury.Method):

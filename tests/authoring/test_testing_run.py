@@ -195,7 +195,7 @@ def test_the_ready_suite_runs_whole(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_failures_come_back_with_their_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = SOUND.replace("post_epoch(self, run)", "augment_batch(self, batch)").replace("pass", "batch.weights *= 2")
+    wrong = SOUND.replace("post_epoch(self, run)", "augment_batch(self, batch)").replace("pass", "batch.shares *= 2")
     put(tmp_path, "doubling", wrong)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (failure,) = run_suite("doubling").failed

@@ -15,7 +15,7 @@ def random_batch(n: int = 4, views: int = 1, k: int = 2, classes: int = 3) -> Ba
     rows = n * views
     batch = Batch.of(torch.randn(rows, 2, 3, 3), torch.zeros(rows), views=views)
     batch.labels = torch.randint(classes, (rows, k))
-    batch.weights = torch.rand(rows, k).softmax(1)
+    batch.shares = torch.rand(rows, k).softmax(1)
     batch.smoothing = torch.rand(rows, k)
     batch.row_weights = torch.rand(rows) + 0.5
     batch.pipeline = torch.arange(rows) % 2
@@ -30,7 +30,12 @@ def test_of_makes_an_unmixed_unsmoothed_batch() -> None:
     assert len(batch) == 6
     assert batch.labels.dtype == torch.int64
     assert batch.labels.tolist() == [[2], [0], [1], [2], [0], [1]]
-    for field, shape, value in [("weights", (6, 1), 1), ("smoothing", (6, 1), 0), ("row_weights", (6,), 1)]:
+    for field, shape, value in [
+        ("shares", (6, 1), 1),
+        ("label_weights", (6, 1), 1),
+        ("smoothing", (6, 1), 0),
+        ("row_weights", (6,), 1),
+    ]:
         tensor = getattr(batch, field)
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, torch.full(shape, float(value)))
@@ -97,19 +102,19 @@ def test_labels_smoothing_and_row_weights_travel_with_the_images(views: int, sou
         expected = [
             (
                 float(before.labels[source, k]),
-                float(share) * float(before.weights[source, k]),
+                float(share) * float(before.shares[source, k]),
                 float(before.smoothing[source, k]),
             )
             for source, share in zip(sources[row].tolist(), shares[row], strict=True)
             for k in range(2)
         ]
-        found = torch.stack([batch.labels[row].float(), batch.weights[row], batch.smoothing[row]], 1)
+        found = torch.stack([batch.labels[row].float(), batch.shares[row], batch.smoothing[row]], 1)
         torch.testing.assert_close(found, torch.tensor(expected))
         weight = sum(
             float(s) * float(before.row_weights[r]) for r, s in zip(sources[row].tolist(), shares[row], strict=True)
         )
         assert float(batch.row_weights[row]) == pytest.approx(weight, rel=1e-6)
-    torch.testing.assert_close(batch.weights.sum(1), torch.ones(rows))
+    torch.testing.assert_close(batch.shares.sum(1), torch.ones(rows))
     assert torch.equal(batch.pipeline, before.pipeline)
     assert torch.equal(batch.indices, before.indices)
     assert (batch.views, batch.mixed) == (views, True)
@@ -131,7 +136,7 @@ def test_mixing_twice_is_the_mixture_of_the_mixtures() -> None:
 def test_soft_targets_add_up_where_a_label_comes_twice() -> None:
     batch = random_batch(n=1, k=3, classes=4)
     batch.labels = torch.tensor([[2, 0, 2]])
-    batch.weights = torch.tensor([[0.5, 0.25, 0.25]])
+    batch.shares = torch.tensor([[0.5, 0.25, 0.25]])
     batch.smoothing = torch.ones(1, 3)
     assert batch.soft_targets(4).tolist() == [[0.25, 0.0, 0.75, 0.0]]
 

@@ -122,9 +122,12 @@ def test_shares_of_pipelines_must_agree() -> None:
     (line,) = refused(Sharing, (AlsoSharing, {"base": 0.5}))
     assert "sharing asks for {'base': 0.25, 'augmented': 0.75}" in line
     assert "alsosharing asks for {'base': 0.5, 'augmented': 0.5}" in line
-    assert augury.compose([Sharing, Quiet, AlsoSharing], num_classes=3).shares == {"base": 0.25, "augmented": 0.75}
-    assert augury.compose([Quiet], num_classes=3).shares == {"base": 0.0, "augmented": 1.0}
-    assert augury.compose([], num_classes=3).shares == {"base": 0.0, "augmented": 1.0}
+    assert augury.compose([Sharing, Quiet, AlsoSharing], num_classes=3).pipeline_shares == {
+        "base": 0.25,
+        "augmented": 0.75,
+    }
+    assert augury.compose([Quiet], num_classes=3).pipeline_shares == {"base": 0.0, "augmented": 1.0}
+    assert augury.compose([], num_classes=3).pipeline_shares == {"base": 0.0, "augmented": 1.0}
 
 
 def test_mixing_comes_after_what_must_see_unmixed_images() -> None:

@@ -97,7 +97,7 @@ def test_extreme_logits_stay_finite() -> None:
 def test_the_criterion_is_the_mean_of_weighted_rows(conditional: bool) -> None:
     labels, weights, smoothing = (t if t.dtype == torch.int64 else t.float() for t in labelled())
     batch = Batch.of(torch.zeros(ROWS, 1, 1, 1), torch.zeros(ROWS))
-    batch.labels, batch.weights, batch.smoothing = labels, weights, smoothing
+    batch.labels, batch.shares, batch.smoothing = labels, weights, smoothing
     batch.row_weights = torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0])
     output = ModelOutput(torch.zeros(ROWS, 2), torch.randn(ROWS, CLASSES))
     if conditional:

@@ -72,9 +72,7 @@ def test_is_what_its_definition_says(run: Path, monkeypatch: pytest.MonkeyPatch)
             methods.step()
             with torch.no_grad():
                 rows = subject.network(batch.images).double().softmax(1).numpy()
-            for place, share, p in zip(
-                batch.indices.tolist(), batch.weights[:, 0].double().tolist(), rows, strict=True
-            ):
+            for place, share, p in zip(batch.indices.tolist(), batch.shares[:, 0].double().tolist(), rows, strict=True):
                 seen[place].append((share, p))
         clean = subject.logits(subject.images(group)).double().softmax(1).numpy()
         for place, (number, label) in enumerate(zip(group.tolist(), labels.tolist(), strict=True)):

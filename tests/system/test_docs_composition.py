@@ -116,8 +116,8 @@ def test_what_the_page_says_is_refused_is_refused_in_these_words() -> None:
 def test_what_agrees_goes_together() -> None:
     given: dict[str, Any] = {"num_classes": 3}
     assert augury.compose([Plain, Two], **given).views == 2
-    assert augury.compose([Fifth, Plain, FifthToo], **given).shares == {"base": 0.2, "augmented": 0.8}
-    assert augury.compose([Plain], **given).shares == {"base": 0.0, "augmented": 1.0}
+    assert augury.compose([Fifth, Plain, FifthToo], **given).pipeline_shares == {"base": 0.2, "augmented": 0.8}
+    assert augury.compose([Plain], **given).pipeline_shares == {"base": 0.0, "augmented": 1.0}
     augury.compose([Unmixed, Mixes, Inside], **given)
     with pytest.raises(augury.UsageError, match="Pass pipeline=…"):  # a loop says itself which rows are base
         augury.compose([Fifth], **given).batch(torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64))
@@ -161,7 +161,7 @@ def test_what_travels_travels_as_the_table_says() -> None:
         batch.mix(batch.images, sources, shares)
     assert batch.labels[0].tolist() == [0, 1, 1, 2], "those of row 0, then those of row 1, as they were then"
     torch.testing.assert_close(batch.smoothing[0], torch.tensor([0.0, 0.1, 0.1, 0.2]))
-    torch.testing.assert_close(batch.weights[0], torch.tensor([0.5625, 0.1875, 0.1875, 0.0625]))
+    torch.testing.assert_close(batch.shares[0], torch.tensor([0.5625, 0.1875, 0.1875, 0.0625]))
     torch.testing.assert_close(batch.row_weights[0], torch.tensor(0.75 * 1.25 + 0.25 * 2.25))
     assert batch.pipeline.tolist() == [0, 1, 0, 1]
     assert batch.indices.tolist() == [0, 1, 2, 3]

@@ -328,7 +328,7 @@ def run(self, *arguments, **named):
     augment = self.methods.augment_batch
     def watched(batch):
         augment(batch)
-        if len(drawn) < 4: drawn.append(batch.weights[:, 0].clone())
+        if len(drawn) < 4: drawn.append(batch.shares[:, 0].clone())
     self.methods.augment_batch = watched
     result = begin(self, *arguments, **named)
     torch.save({"network": self.network.state_dict(), "drawn": drawn}, f"{sys.argv[2]}-{self.ranks.rank}.pt")

@@ -57,7 +57,7 @@ class Reference:
     """The page's functions, written from their definitions in float64."""
 
     def __init__(self, batch: augury.Batch, features: Tensor, classifier: nn.Linear, q: nn.Module | None) -> None:
-        self.y, self.w, self.e = batch.labels, batch.weights.double(), batch.smoothing.double()
+        self.y, self.w, self.e = batch.labels, batch.shares.double(), batch.smoothing.double()
         self.r, self.a = batch.row_weights.double(), features
         self.weight = classifier.weight.detach().double().requires_grad_()
         self.bias = classifier.bias.detach().double()
@@ -163,7 +163,7 @@ def test_smoothing_and_row_weights_are_the_paper_s_and_travel(composition: str) 
     methods.augment_batch(batch)
     sources = torch.cat([row_of[v][batch.labels[span]] for v, span in enumerate(batch.view_slices())])
     torch.testing.assert_close(batch.smoothing.double(), epsilon[sources], rtol=1e-5, atol=1e-7)
-    expected = (batch.weights * row_weights[sources]).sum(1)
+    expected = (batch.shares * row_weights[sources]).sum(1)
     torch.testing.assert_close(batch.row_weights.double(), expected.double(), rtol=1e-5, atol=1e-7)
     assert batch.mixed == ("dcutmix" in composition)
 

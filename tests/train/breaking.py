@@ -70,8 +70,8 @@ class Breaks(augury.Method):
         if (value := self._now(run, "in place")) is not None:
             batch.images[1] = value
         if (value := self._now(run, "weights")) is not None:
-            batch.weights = batch.weights.clone()
-            batch.weights[0] = value
+            batch.shares = batch.shares.clone()
+            batch.shares[0] = value
 
     @hookimpl(wrapper=True)
     def compute_loss(self, batch: Batch, output: ModelOutput, run: Run) -> Generator[None, Tensor, Tensor]:

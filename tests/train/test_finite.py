@@ -22,13 +22,14 @@ import augury
 from augury.choice import Chosen
 from augury.composition import Composition
 from augury.registry import Register
-from augury.trail import NETWORK, Trail, norms_of
+from augury.run import NETWORK
 from augury_train.config import RunConfig
 from augury_train.training.checkpoint import load_checkpoint
 from augury_train.training.finite import NotFinite
 from augury_train.training.plan import make_plan
 from augury_train.training.processes import join
 from augury_train.training.state import _Loop
+from augury_train.training.trail import Trail, norms_of
 from augury_train.training.trainer import Trainer
 from augury_train.training.watch import Interrupted, Silent
 

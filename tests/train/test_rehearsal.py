@@ -118,7 +118,7 @@ def test_a_preview_shows_what_a_run_draws_of_its_first_batch(tmp_path: Path, mon
     picture = built.Built.picture
 
     def spying(self: Any, batch: Any, *more: Any) -> Any:
-        seen.append([part.clone() for part in (batch.images, batch.labels, batch.weights, batch.smoothing)])
+        seen.append([part.clone() for part in (batch.images, batch.labels, batch.shares, batch.smoothing)])
         return picture(self, batch, *more)
 
     monkeypatch.setattr(built.Built, "picture", spying)

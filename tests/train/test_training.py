@@ -129,7 +129,7 @@ def test_a_stage_does_not_change_the_network_or_the_other_draws() -> None:
         trainer.methods.augment_batch(batch)
         mixed.append(batch)
     assert torch.equal(mixed[0].labels, mixed[1].labels)
-    assert torch.equal(mixed[0].weights, mixed[1].weights)
+    assert torch.equal(mixed[0].shares, mixed[1].shares)
     assert torch.equal(mixed[0].indices, mixed[1].indices)
 
 
@@ -362,7 +362,7 @@ def test_training_accuracy_is_that_of_the_unmixed_rows() -> None:
         nonlocal correct, unmixed, rows_seen
         batch, logits = inputs[0], output[1]
         rows_seen += len(batch.images)
-        if batch.weights.shape[1] == 1:
+        if batch.shares.shape[1] == 1:
             unmixed += len(batch.images)
             correct += int((logits.argmax(1) == batch.labels[:, 0]).sum())
 

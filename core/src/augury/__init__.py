@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from augury.errors import AuguryError as AuguryError
     from augury.errors import MethodError as MethodError
     from augury.errors import UsageError as UsageError
+    from augury.frozen import Frozen as Frozen
     from augury.hookspecs import CONTRACT_VERSION as CONTRACT_VERSION
     from augury.hookspecs import hookimpl as hookimpl
     from augury.hookspecs import hookspec as hookspec
-    from augury.method import Frozen as Frozen
     from augury.method import Method as Method
     from augury.method import Options as Options
     from augury.method import Spec as Spec
@@ -59,13 +59,13 @@ _HOME = {
     "compare": "augury_lab.experiment.compare",
     "evaluate": "augury_lab.evaluation.evaluator",
     "forward": "augury.passes",
+    "Frozen": "augury.frozen",
     "hookimpl": "augury.hookspecs",
     "hookspec": "augury.hookspecs",
     "Classifier": "augury_train.inference.classifier",
     "load_classifier": "augury_train.inference.classifier",
     "export": "augury_train.inference.export",
     "predict": "augury_train.inference.predict",
-    "Frozen": "augury.method",
     "Method": "augury.method",
     "Options": "augury.method",
     "Spec": "augury.method",

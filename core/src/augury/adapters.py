@@ -16,11 +16,10 @@ from torch import Tensor
 
 from augury import hookspecs
 from augury.batch import Batch, ModelOutput
-from augury.criterion import Criterion
+from augury.criterion import Criterion, mean_loss
 from augury.errors import AuguryError, MethodError
-from augury.method import CRITERION, Method, hook_implementations
+from augury.method import CRITERION, Method, declared, hook_implementations
 from augury.run import Run, RunState
-from augury.trail import Version
 
 
 def plugin_manager(members: Iterable[tuple[str, Method]], state: RunState) -> pluggy.PluginManager:
@@ -40,8 +39,8 @@ def _bind(name: str, method: Method, run: Run) -> SimpleNamespace:
     adapters = {}
     for hook, mark in hook_implementations(type(method)).items():
         implementation = getattr(method, hook)
-        adapt = _wrapper if mark["wrapper"] else _plain
-        adapters[hook] = adapt(implementation, name, hook, run, type(method))
+        adapt = _wrapper if mark["wrapper"] else _criterion if hook == "compute_loss" else _plain
+        adapters[hook] = adapt(implementation, name, hook, run, method)
     return SimpleNamespace(**adapters)
 
 
@@ -56,9 +55,7 @@ def _own_arguments(implementation: Callable[..., Any], run: Run) -> Callable[[tu
     return replace
 
 
-def _plain(
-    implementation: Callable[..., Any], name: str, hook: str, run: Run, kind: type[Method]
-) -> Callable[..., Any]:
+def _plain(implementation: Callable[..., Any], name: str, hook: str, run: Run, method: Method) -> Callable[..., Any]:
     own = _own_arguments(implementation, run)
     batch_at = _place("batch", implementation) if hook == "augment_batch" else None
 
@@ -74,17 +71,43 @@ def _plain(
         except AuguryError:
             raise
         except (Exception, SystemExit) as error:
-            raise named(error, name, hook, kind) from error
+            raise named(error, name, hook, type(method)) from error
         return result
 
     return call
 
 
-def _wrapper(
-    implementation: Callable[..., Any], name: str, hook: str, run: Run, kind: type[Method]
+def _criterion(
+    implementation: Callable[..., Any], name: str, hook: str, run: Run, method: Method
 ) -> Callable[..., Any]:
+    """Takes the mean of the row losses that a method's own criterion returns."""
+    names = list(inspect.signature(implementation).parameters)
+
+    def compute_loss(batch: Batch, output: ModelOutput) -> Tensor:
+        given = {"batch": batch, "output": output, "run": run}
+        try:
+            rows = implementation(*(given[parameter] for parameter in names))
+        except AuguryError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise named(error, name, hook, type(method)) from error
+        if not isinstance(rows, Tensor) or rows.shape != (len(batch),):
+            got = f"a tensor of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
+            raise MethodError(
+                f"{name}: `{hook}` replaces the criterion and must return the losses of the {len(batch)} rows, got "
+                f"{got}. augury weighs them by `batch.row_weights` and takes their mean; a term is added by a wrapper."
+            )
+        loss = mean_loss(batch, output, rows)
+        _mark(run, name, hook, None, loss)
+        return loss
+
+    return compute_loss
+
+
+def _wrapper(implementation: Callable[..., Any], name: str, hook: str, run: Run, method: Method) -> Callable[..., Any]:
     """Drives the method's generator itself, to tell the method's errors from those of what it wraps."""
     own = _own_arguments(implementation, run)
+    declares_class_logits = declared(type(method), method.options, "sets_class_logits")
     output_at = _place("output", implementation) if hook == "compute_loss" else None
     batch_at = _place("batch", implementation) if hook == "augment_batch" else None
 
@@ -96,8 +119,7 @@ def _wrapper(
         output = None if output_at is None else args[output_at]
         before: Any = copy.copy(output)
         trail = run._state.trail
-        marked = trail is not None and output is not None
-        versions = {field: Version.now(value) for field, value in vars(output).items()} if marked else {}
+        versions = trail.versions(output) if trail is not None and output is not None else {}
         try:
             next(generator)
         except StopIteration:
@@ -105,11 +127,16 @@ def _wrapper(
         except AuguryError:
             raise
         except (Exception, SystemExit) as error:
-            raise named(error, name, hook, kind) from error
+            raise named(error, name, hook, type(method)) from error
         if output is not None and _lost(output, before):
             raise MethodError(
                 f"{name}: `{hook}` changed `output.logits`, and a method named before it has set `class_logits`, which "
                 f"the criterion takes instead. Name {name} before that method, or change both."
+            )
+        if output is not None and output.class_logits is not before.class_logits and not declares_class_logits:
+            raise MethodError(
+                f"{name}: `{hook}` sets `output.class_logits`, which its class does not declare: a criterion that does "
+                "not read them could not be refused. Set `sets_class_logits = True` in the class."
             )
         if trail is not None and output is not None:
             trail.output(name, output, versions)
@@ -118,9 +145,7 @@ def _wrapper(
         except BaseException as error:
             inner = error
         if hook == "compute_loss" and trail is not None and isinstance(received, Tensor):
-            if not trail.has_loss:
-                trail.loss(CRITERION, received)
-            received = trail.handed(received)
+            received = trail.received(received)
         try:
             generator.send(received) if inner is None else generator.throw(inner)
         except StopIteration as end:
@@ -133,7 +158,7 @@ def _wrapper(
         except (Exception, SystemExit) as error:
             if error is inner:
                 raise
-            raise named(error, name, hook, kind) from error
+            raise named(error, name, hook, type(method)) from error
         generator.close()
         raise MethodError(f"{name}: `{hook}` is a wrapper and must yield once; it yielded again.")
 

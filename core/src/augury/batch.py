@@ -25,12 +25,14 @@ class Batch:
     Attributes:
         images: M x ch x H x W float, normalised.
         labels: M x K int64, the classes a row is mixed from (K = 1 when nothing is mixed).
-        weights: M x K float32, the share of each of them; a row's shares sum to 1.
-        smoothing: M x K float32 in [0, 1], label smoothing of each of them; it travels with its label when rows are
-            mixed.
-        row_weights: M float32, weight of the row in the mean of the losses; 1 unless a method says otherwise.
+        shares: M x K float32, the share of each of them; a row's shares sum to 1.
+        label_weights: M x K float32, weight of each label in the row's loss, its class's weight say; 1 unless set.
+        smoothing: M x K float32 in [0, 1], label smoothing of each of them. Weight and smoothing travel with their
+            label when rows are mixed.
+        row_weights: M float32, weight of the row in the mean of the losses, for what is of a row and not of a label; 1
+            unless a method says otherwise.
         pipeline: M int64, which of `pipelines` made the row; under mixing, that of the row's first image.
-        indices: M int64, index of the image in the data set.
+        indices: M int64, position of the image in the training split, from 0 to `num_images` - 1.
         views: how many versions of each image the batch holds.
         pipelines: the names that `pipeline` counts.
         hidden: what is to be mixed inside the network in this batch's forward pass (`augury.forward` does it), or None.
@@ -38,7 +40,8 @@ class Batch:
 
     images: Tensor
     labels: Tensor
-    weights: Tensor
+    shares: Tensor
+    label_weights: Tensor
     smoothing: Tensor
     row_weights: Tensor
     pipeline: Tensor
@@ -65,7 +68,7 @@ class Batch:
             labels: M int64 classes.
             views: number of views in `images`.
             pipeline: M int64 indices into `pipelines`; the last of them (`augmented`) everywhere when None.
-            indices: M int64 indices in the data set; 0 to N-1 in each view when None.
+            indices: M int64 positions in the training split; 0 to N-1 in each view when None.
         """
         rows, device = len(labels), images.device
         if indices is None:
@@ -76,7 +79,8 @@ class Batch:
         return cls(
             images=images,
             labels=labels.long()[:, None],
-            weights=ones,
+            shares=ones,
+            label_weights=torch.ones_like(ones),
             smoothing=torch.zeros_like(ones),
             row_weights=torch.ones(rows, device=device),
             pipeline=pipeline,
@@ -122,7 +126,8 @@ class Batch:
         )
 
     def mix(self, images: Tensor, sources: Tensor, shares: Tensor) -> None:
-        """Replace the rows by mixtures, in place: labels, smoothing and row weights follow the images.
+        """Replace the rows by mixtures, in place: labels, with their weights and smoothing, and row weights follow the
+        images.
 
         Rows that are mixtures already keep all their labels: K becomes K_sources * K. A row's weight in the mean
         becomes the share-weighted mean of its sources' weights; its pipeline and index stay those of its first image.
@@ -142,15 +147,15 @@ class Batch:
                 f"batch.mix takes sources and shares of one shape, M x S with M = {len(self)}, and images of M rows; "
                 f"got {tuple(sources.shape)}, {tuple(shares.shape)} and {tuple(images.shape)}."
             )
-        self.weights = (shares[:, :, None] * self.weights[sources]).flatten(1)
-        self.labels = self.labels[sources].flatten(1)
-        self.smoothing = self.smoothing[sources].flatten(1)
+        self.shares = (shares[:, :, None] * self.shares[sources]).flatten(1)
+        for name in ("labels", "label_weights", "smoothing"):
+            setattr(self, name, getattr(self, name)[sources].flatten(1))
         self.row_weights = (shares * self.row_weights[sources]).sum(1)
         self.images = images
 
     def mix_hidden(self, layer: str, mix: Callable[[Tensor], Tensor], sources: Tensor, shares: Tensor) -> None:
-        """Replace the rows by mixtures inside the network: labels, smoothing and row weights follow at once, the images
-        stay, and the batch's forward pass mixes what one layer makes of them.
+        """Replace the rows by mixtures inside the network: labels and row weights follow at once as in `mix`, the
+        images stay, and the batch's forward pass mixes what one layer makes of them.
 
         A method that does so declares `mixes_hidden`.
 
@@ -198,9 +203,9 @@ class Batch:
             )
 
     def soft_targets(self, num_classes: int) -> Tensor:
-        """M x C float32 label distributions, without smoothing, for methods that need them dense."""
+        """M x C float32 label distributions, without weights and smoothing, for methods that need them dense."""
         targets = torch.zeros(len(self), num_classes, device=self.device)
-        return targets.scatter_add_(1, self.labels, self.weights)
+        return targets.scatter_add_(1, self.labels, self.shares)
 
 
 _PLAIN = ("views", "pipelines", "hidden")
@@ -214,11 +219,13 @@ class ModelOutput:
         features: M x A, the input of the classifier.
         logits: M x C.
         class_logits: M x K x C, logits conditional on the k-th label of each row, or None; a method sets them.
+        row_losses: M losses that the criterion made of the rows, before `row_weights`; None until it was asked.
     """
 
     features: Tensor
     logits: Tensor
     class_logits: Tensor | None = None
+    row_losses: Tensor | None = None
 
     def float(self) -> ModelOutput:
         """The same in float32 at least, which losses are computed in."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from augury.errors import UsageError
-from augury.method import Method, Spec, check_method, replaces_criterion
+from augury.method import Method, Spec, check_method, declared, replaces_criterion
 from augury.registry import Register
 from augury.validation import explain
 
@@ -27,6 +27,10 @@ class Chosen:
     cls: type[Method]
     options: Any
     made: Method | None = None
+
+    def declares(self, name: str) -> bool:
+        """Tell whether it declares something, by the name of a class attribute, with its options."""
+        return declared(self.cls, self.options, name)
 
 
 def choose(methods: Iterable[MethodLike], register: Register | None = None) -> tuple[list[Chosen], list[str]]:
@@ -131,31 +135,76 @@ def conflicts(chosen: Sequence[Chosen]) -> list[str]:
     problems = [
         f"{name} is named {n} times; name it once." for name, n in Counter(c.name for c in chosen).items() if n > 1
     ]
-    views = {c.name: c.cls.views for c in chosen if c.cls.views > 1}
-    if len(set(views.values())) > 1:
-        told = " and ".join(f"{name} needs {n}" for name, n in views.items())
-        problems.append(f"{told} views of each image; a composition has one number of views.")
-    replacing = [c.name for c in chosen if replaces_criterion(c.cls)]
+    replacing = [c for c in chosen if replaces_criterion(c.cls)]
     if len(replacing) > 1:
-        problems.append(f"{' and '.join(replacing)} each replace the criterion; a composition takes one of them.")
+        told = " and ".join(c.name for c in replacing)
+        problems.append(f"{told} each replace the criterion; a composition takes one of them.")
+    return problems + _pipeline_conflicts(chosen) + _reading_conflicts(chosen, replacing) + _order_conflicts(chosen)
+
+
+def _pipeline_conflicts(chosen: Sequence[Chosen]) -> list[str]:
+    problems = []
     shares = {c.name: dict(wanted) for c in chosen if (wanted := c.cls.pipelines(c.options)) is not None}
     if len({tuple(sorted(s.items())) for s in shares.values()}) > 1:
         told = "; ".join(f"{name} asks for {s}" for name, s in shares.items())
         problems.append(f"the methods ask for different shares of the pipelines: {told}. Make their options agree.")
+    views = {c.name: c.cls.view_pipelines for c in chosen if c.cls.view_pipelines}
+    # One that asks for fewer views is served by the first of more.
+    longest = max(views.values(), key=len, default=())
+    if any(asked != longest[: len(asked)] for asked in views.values()):
+        told = "; ".join(f"{name} asks for {', '.join(asked)}" for name, asked in views.items())
+        problems.append(f"the methods ask for different pipelines of the views: {told}. Leave one of them out.")
+    if shares and views:
+        whole, parts = next(iter(views)), next(iter(shares))
+        problems.append(
+            f"{whole} asks for a pipeline for each view, {parts} for shares of the rows; a row is made by one. "
+            f"Leave {whole} or {parts} out."
+        )
+    return problems
+
+
+def _reading_conflicts(chosen: Sequence[Chosen], replacing: Sequence[Chosen]) -> list[str]:
+    """A line for each method that would read what another one leaves out or makes otherwise."""
+    problems = []
+    mixing = [c.name for c in chosen if c.declares("mixes") or c.declares("mixes_hidden")]
+    inside = [c.name for c in chosen if c.declares("mixes_hidden")]
+    setting = [c.name for c in chosen if c.declares("sets_class_logits")]
+    for c in chosen:
+        if c.declares("views_alike") and mixing:
+            problems.append(
+                f"{c.name} compares the views of an image, and {mixing[0]} mixes each view with other images, so the "
+                f"views would not be of one image. Leave {c.name} or {mixing[0]} out."
+            )
+        if c.declares("reads_images") and inside:
+            problems.append(
+                f"{c.name} looks at the images that the network saw, and {inside[0]} mixes inside the network, where "
+                f"the images stay unmixed. Leave {c.name} or {inside[0]} out."
+            )
+    for c in replacing[:1]:
+        if setting and not c.declares("reads_class_logits"):
+            problems.append(
+                f"{c.name} replaces the criterion and does not read `class_logits`, which is all that {setting[0]} "
+                f"changes: {setting[0]} would do nothing. Leave {c.name} or {setting[0]} out."
+            )
+    return problems
+
+
+def _order_conflicts(chosen: Sequence[Chosen]) -> list[str]:
+    problems: list[str] = []
     mixing: list[str] = []
     inside = ""
     for c in chosen:
-        if c.cls.unmixed and mixing:
+        if c.declares("unmixed") and mixing:
             problems.append(
                 f"{c.name} must see images before {mixing[0]} mixes them. Name {c.name} before {mixing[0]}."
             )
-        if inside and (c.cls.mixes or c.cls.mixes_hidden):
-            both = c.cls.mixes_hidden
-            way_out = f"Leave {c.name} or {inside} out." if both else f"Name {c.name} before {inside}."
+        mixes_inside = c.declares("mixes_hidden")
+        if inside and (c.declares("mixes") or mixes_inside):
+            way_out = f"Leave {c.name} or {inside} out." if mixes_inside else f"Name {c.name} before {inside}."
             problems.append(f"{inside} mixes inside the network, so no method can mix after it. {way_out}")
-        if c.cls.mixes or c.cls.mixes_hidden:
+        if c.declares("mixes") or mixes_inside:
             mixing.append(c.name)
-        if c.cls.mixes_hidden:
+        if mixes_inside:
             inside = c.name
     return problems
 

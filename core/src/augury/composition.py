@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,11 @@ from augury.batch import PIPELINES, Batch, ModelOutput
 from augury.choice import Chosen, MethodLike, check, choose
 from augury.distributed import Ranks
 from augury.errors import AuguryError, MethodError, UsageError, refuse_all
-from augury.method import Frozen, Method, Spec
+from augury.frozen import Frozen
+from augury.method import Method, Spec, declared
 from augury.randomness import derive
 from augury.registry import Register
-from augury.run import Host, RunState
-from augury.trail import NETWORK
+from augury.run import NETWORK, Host, RunState
 
 
 def compose(
@@ -29,6 +30,10 @@ def compose(
     total_steps: int | None = None,
     steps_per_epoch: int | None = None,
     image_size: tuple[int, int, int] | None = None,
+    num_images: int | None = None,
+    class_counts: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     ranks: Ranks | None = None,
@@ -44,6 +49,9 @@ def compose(
         total_steps: optimiser steps of the whole training, for methods with a schedule.
         steps_per_epoch: optimiser steps of an epoch, for methods that count epochs.
         image_size: (channels, height, width).
+        num_images: images of the training split, for methods that keep something of each.
+        class_counts: training images of each class, C numbers.
+        mean, std: of each channel on the scale of [0, 1], with which the images are normalised.
         seed: what every draw of the methods derives from.
         device: where the training runs; the classifier's device when None, else the CPU.
         ranks: the processes that train together; the default process group when None.
@@ -60,6 +68,10 @@ def compose(
         image_size=image_size,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        num_images=num_images,
+        class_counts=None if class_counts is None else tuple(map(int, class_counts)),
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
     )
     refuse_all(problems + check(chosen, spec, classifier))
     if device is None:
@@ -75,8 +87,9 @@ class Composition(nn.Module):
 
     Attributes:
         views: versions of each image that a batch needs.
-        pipelines: their names; a batch's `pipeline` counts them.
-        shares: of the rows that each pipeline is to make, by name.
+        pipelines: names of the ways in which images are made; a batch's `pipeline` counts them.
+        pipeline_shares: of the rows that each pipeline is to make, by name.
+        view_pipelines: the pipeline that is to make each view, by name; empty where rows are made by their shares.
         run: what methods see of the run (`augury.Run`); `run.step` counts optimiser steps.
     """
 
@@ -97,7 +110,8 @@ class Composition(nn.Module):
         super().__init__()
         self.pipelines = pipelines
         self.views = max((c.cls.views for c in chosen), default=1)
-        self.shares = pipeline_shares(chosen, pipelines)
+        self.pipeline_shares = pipeline_shares(chosen, pipelines)
+        self.view_pipelines = view_pipelines(chosen, pipelines)
         self.run = RunState(spec, seed, torch.device(device), ranks or Ranks(), network, classifier, host)
         self._ranks_given = ranks is not None
         self.methods = nn.ModuleDict({c.name: _make(c, spec, seed) for c in chosen})
@@ -111,7 +125,13 @@ class Composition(nn.Module):
     @property
     def frozen_passes(self) -> int:
         """Rows that went through networks that methods froze, in this process."""
-        return sum(part.passes for part in self.modules() if isinstance(part, Frozen))
+        return sum(part.passes for part in (*self.modules(), *self.run.networks.values()) if isinstance(part, Frozen))
+
+    @property
+    def keeps_last(self) -> str:
+        """The name of a method for which the network after the last step is the one that counts; "" for none."""
+        members = self._members()
+        return next((name for name, made in members if declared(type(made), made.options, "keeps_last")), "")
 
     def _members(self) -> Iterator[tuple[str, Method]]:
         return iter(self.methods.items())  # type: ignore[arg-type]
@@ -129,9 +149,9 @@ class Composition(nn.Module):
         Args:
             images: N x ch x H x W float, or one such tensor a view.
             labels: N int64.
-            pipeline: M int64 indices into `self.pipelines`, view-major: which one made each row, by `self.shares`; all
-                `augmented` when None.
-            indices: N int64 indices in the data set; 0 to N-1 when None.
+            pipeline: M int64 indices into `self.pipelines`, view-major: which one made each row, by
+                `self.pipeline_shares`. When None, by `self.view_pipelines`, else all `augmented`.
+            indices: N int64 positions in the training split; 0 to N-1 when None.
 
         Raises:
             UsageError: another number of views than the methods need, too few rows, labels that do not fit the images,
@@ -162,6 +182,9 @@ class Composition(nn.Module):
                 problems += _unmade(name, asked, self.pipelines)
         refuse_all(problems)
         n = len(views)
+        if pipeline is None and self.view_pipelines:
+            made = torch.tensor([self.pipelines.index(name) for name in self.view_pipelines])
+            pipeline = made.repeat_interleave(len(labels)).to(views[0].device)
         return Batch.of(
             views[0] if n == 1 else torch.cat(views),
             labels.repeat(n),
@@ -177,7 +200,7 @@ class Composition(nn.Module):
         self.run.host = host or self.run.host
         self.run.in_stage = True
         try:
-            self._manager.hook.pre_train_stage(run=self.run)
+            self._call("pre_train_stage")
         finally:
             self.run.in_stage = False
 
@@ -195,10 +218,10 @@ class Composition(nn.Module):
                 "augury.compose after it, or tell compose which processes train together: ranks=augury.Ranks(group)."
             )
         with torch.autocast(batch.device.type, enabled=False):
-            self._manager.hook.augment_batch(batch=batch, run=self.run)
+            self._call("augment_batch", batch=batch)
 
     def compute_loss(self, batch: Batch, output: ModelOutput) -> Tensor:
-        """The scalar loss of what the network made of the batch, in float32 whatever autocast the loop is under.
+        """Return the scalar loss of what the network made of the batch, in float32 whatever autocast the loop is under.
 
         Raises:
             MethodError: what a method raised, or a method mixes inside the network and the output was made without it.
@@ -212,11 +235,11 @@ class Composition(nn.Module):
             output = output.float()
             if self.run.trail is not None:
                 self.run.trail.output(NETWORK, output)
-            return self._manager.hook.compute_loss(batch=batch, output=output, run=self.run)
+            return self._call("compute_loss", batch=batch, output=output)
 
     def post_epoch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Let the methods look at an epoch's row; returns what they logged and returned, as `<method>/<key>`."""
-        found = self._manager.hook.post_epoch(run=self.run, metrics=dict(metrics))
+        found = self._call("post_epoch", metrics=dict(metrics))
         return self.run.scalars.flush(self.run.ranks, self.run.device) | {
             key: value for part in found for key, value in part.items()
         }
@@ -226,11 +249,34 @@ class Composition(nn.Module):
         super()._apply(fn, *args, **kwargs)
         if hasattr(self, "run"):
             self.run.device = fn(torch.empty(0, device=self.run.device)).device
+            for network in self.run.networks.values():
+                network._apply(fn)
         return self
 
-    def step(self) -> None:
-        """Count an optimiser step: call it once after each `optimizer.step()`."""
+    @torch.no_grad()
+    def step(self, changed: bool = True) -> None:
+        """Let the methods look at the network after an optimiser step, and count it: call it once after each
+        `optimizer.step()`; with `changed=False` where that was left out."""
+        if changed:
+            self._call("post_step")
         self.run.step += 1
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """While this is open, losses are computed once more, with the draws of the step that were made already."""
+        self.run.again = True
+        try:
+            yield
+        finally:
+            self.run.again = False
+
+    def _call(self, hook: str, **given: Any) -> Any:
+        # Stage, batches and epoch ends draw one after the other, the others by themselves.
+        self.run.hook = hook if hook in ("compute_loss", "post_step") else ""
+        try:
+            return getattr(self._manager.hook, hook)(run=self.run, **given)
+        finally:
+            self.run.hook = ""
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -248,6 +294,14 @@ def pipeline_shares(chosen: Sequence[Chosen], pipelines: tuple[str, ...]) -> dic
         if wanted is not None:
             return {name: wanted.get(name, 0.0) for name in pipelines}
     return {name: float(name == pipelines[-1]) for name in pipelines}
+
+
+def view_pipelines(chosen: Sequence[Chosen], pipelines: tuple[str, ...]) -> tuple[str, ...]:
+    """The pipeline that makes each view: what a method asks for, the last one for views beyond that; empty where none
+    asks."""
+    asked = max((c.cls.view_pipelines for c in chosen), key=len, default=())
+    views = max((c.cls.views for c in chosen), default=1)
+    return (*asked, *[pipelines[-1]] * (views - len(asked))) if asked else ()
 
 
 def _unmade(name: str, asked: Mapping[str, float], pipelines: tuple[str, ...]) -> list[str]:

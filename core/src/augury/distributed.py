@@ -62,15 +62,12 @@ class Ranks:
         """Mean of `tensor` over the processes, differentiable likewise."""
         return tensor if self.size == 1 else self.sum(tensor) / self.size
 
-    def gather_rows(self, tensor: Tensor) -> Tensor:
-        """The processes' rows one after the other, R x ... -> size * R x ..., detached."""
-        tensor = tensor.detach()
-        if self.size == 1:
-            return tensor
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        with waiting:
-            dist.all_gather(parts, tensor.contiguous(), group=self.group)
-        return torch.cat(parts)
+    def gather_rows(self, tensor: Tensor, *, differentiable: bool = False) -> Tensor:
+        """Return the processes' rows one after the other, R x ... -> size * R x ..., detached unless `differentiable`:
+        then the gradient of each process's rows is the sum of all processes' gradients."""
+        if not differentiable:
+            tensor = tensor.detach()
+        return tensor if self.size == 1 else _Gather.apply(tensor, self)
 
     def gather_objects(self, value: T) -> list[T]:
         """The processes' values, in their order; the devices are waited for."""
@@ -80,6 +77,22 @@ class Ranks:
         with waiting:
             dist.all_gather_object(values, value, group=self.group)
         return values
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.ranks, ctx.rows = ranks, len(tensor)
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(ranks.size)]
+        with waiting:
+            dist.all_gather(parts, tensor.contiguous(), group=ranks.group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient, group=ctx.ranks.group)
+        return gradient[ctx.ranks.rank * ctx.rows :][: ctx.rows], None
 
 
 class _AllReduce(torch.autograd.Function):

@@ -24,31 +24,31 @@ def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -
 
 
 class Draws:
-    """The random numbers of one method: reseeded when the step changes, so they depend on the step and on nothing
-    before it."""
+    """The random numbers of one method in one of its hooks: reseeded when the step changes, so they depend on the step
+    and on nothing before it."""
 
-    def __init__(self, seed: int, name: str, rank: int) -> None:
-        self._seed, self._name, self._rank = seed, name, rank
+    def __init__(self, seed: int, *keys: int | str, rank: int) -> None:
+        self._seed, self._keys, self._rank = seed, keys, rank
         self._torch, self._device = torch.Generator(), torch.device("cpu")
         self._host = random.Random()
-        self._torch_step: int | str | None = None
-        self._host_step: int | str | None = None
+        self._torch_step: object = None
+        self._host_step: object = None
 
-    def torch(self, step: int | str, device: torch.device) -> torch.Generator:
-        """The generator on the training device, for tensors."""
+    def torch(self, step: int | str, device: torch.device, again: bool = False) -> torch.Generator:
+        """The generator on the training device, for tensors; `again`: from the step's beginning once more."""
         if device != self._device:
             self._torch, self._device, self._torch_step = torch.Generator(device), device, None
-        if step != self._torch_step:
-            self._torch.manual_seed(derive(self._seed, self._name, step, "device", self._rank))
-            self._torch_step = step
+        if (step, again) != self._torch_step:
+            self._torch.manual_seed(derive(self._seed, *self._keys, step, "device", self._rank))
+            self._torch_step = step, again
         return self._torch
 
-    def host(self, step: int | str) -> random.Random:
+    def host(self, step: int | str, again: bool = False) -> random.Random:
         """The generator on the host, for decisions that Python takes (reading a device's number would stall it).
 
         All processes decide alike: a batch that one of them mixes and another does not could not be gathered.
         """
-        if step != self._host_step:
-            self._host.seed(derive(self._seed, self._name, step, "host"))
-            self._host_step = step
+        if (step, again) != self._host_step:
+            self._host.seed(derive(self._seed, *self._keys, step, "host"))
+            self._host_step = step, again
         return self._host

@@ -183,7 +183,7 @@ class Register:
         from augury.method import check_method  # imports torch
 
         try:
-            return check_method(loaded, found.name)
+            return check_method(loaded, found.name, unsaid="1.0")
         except UsageError as error:
             raise UsageError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from error
 

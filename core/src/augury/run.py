@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from augury.batch import Batch
+from augury.batch import Batch, ModelOutput
 from augury.distributed import Ranks
 from augury.errors import UsageError
+from augury.frozen import Frozen
 from augury.randomness import Draws
-from augury.trail import Trail
 
 if TYPE_CHECKING:
     from augury.method import Spec
@@ -33,6 +33,9 @@ class Host(Protocol):
     def train_network(self, pipeline: str, key: str) -> nn.Module:
         """Train a fresh network as the run trains its own, without methods, on the images of `pipeline`."""
 
+    def read_network(self, place: str) -> nn.Module:
+        """Read a trained network, as `Run.read_network` says."""
+
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         """Show a matplotlib figure wherever the run's figures go."""
 
@@ -43,6 +46,29 @@ class Host(Protocol):
         self, key: str, make: Callable[[], Mapping[str, Tensor]], given: Mapping[str, Any]
     ) -> Mapping[str, Tensor]:
         """What `make` makes, kept for when it would be made again."""
+
+
+NETWORK = "network"
+"""Who made an output, where no method did."""
+
+
+class Trail(Protocol):
+    """Is told what becomes of a batch, place by place, by a trainer that says where numbers stopped being finite."""
+
+    def batch(self, who: str, batch: Batch) -> None:
+        """A method has changed the batch."""
+
+    def versions(self, output: ModelOutput) -> Mapping[str, Any]:
+        """The fields of an output as they are now."""
+
+    def output(self, who: str, output: ModelOutput, before: Mapping[str, Any] | None = None) -> None:
+        """The network, or a method, has set fields of the output: those that differ from `before`."""
+
+    def loss(self, who: str, loss: Tensor) -> None:
+        """A method has returned a loss."""
+
+    def received(self, loss: Tensor) -> Tensor:
+        """The loss, as a wrapper is to get it from what it wraps."""
 
 
 class Scalars:
@@ -77,6 +103,9 @@ class RunState:
     host: Host | None = None
     step: int = 0
     in_stage: bool = False
+    hook: str = ""
+    again: bool = False
+    networks: dict[str, Frozen] = field(default_factory=dict)
     scalars: Scalars = field(default_factory=Scalars)
     trail: Trail | None = None
     """Where the loop wants to know what becomes of a batch."""
@@ -93,7 +122,11 @@ class Run:
     def __init__(self, state: RunState, method: str) -> None:
         self._state = state
         self._method = method
-        self._draws = Draws(state.seed, method, state.ranks.rank)
+        # Each hook draws by itself, so that a loss can be computed again with the same draws.
+        self._draws = {
+            hook: Draws(state.seed, method, *keys, rank=state.ranks.rank)
+            for hook, keys in {"": (), "compute_loss": ("loss",), "post_step": ("post_step",)}.items()
+        }
 
     @property
     def step(self) -> int:
@@ -150,12 +183,20 @@ class Run:
         """This method's generator on the device; its draws depend on the run's seed, the method's name, the step and
         the rank alone. It goes to torch.rand, randn, randint and randperm; torch.distributions takes none, and a
         gamma of each row, of which Beta and Dirichlet are made, is torch._standard_gamma(a, generator=...)."""
-        return self._draws.torch(self._state.draws_for, self._state.device)
+        state = self._state
+        return self._draws[state.hook].torch(state.draws_for, state.device, state.again)
 
     @property
     def random(self) -> random.Random:
         """The same on the host, for what Python decides; it decides alike in all processes."""
-        return self._draws.host(self._state.draws_for)
+        state = self._state
+        return self._draws[state.hook].host(state.draws_for, state.again)
+
+    @property
+    def again(self) -> bool:
+        """Whether the loss of a step is computed once more, on the same batch with the same draws and other weights:
+        running statistics and queues then stay as the first time left them."""
+        return self._state.again
 
     @property
     def folder(self) -> Path | None:
@@ -220,12 +261,31 @@ class Run:
         in eval mode. Kept as `keep` keeps things, and gone on with where it was interrupted."""
         return self._lent("train_network", "a trainer")(pipeline, self._method)
 
+    def read_network(self, place: str) -> Frozen:
+        """Return a trained network of any architecture, frozen, to compare with: images of the batch M x ch x H x W ->
+        logits M x C float32. It normalises images as its own training did, and computes in the run's precision.
+
+        Read once, and kept in the run's folder, so that the run goes on without `place`. It is no state of the method.
+
+        Args:
+            place: a run's folder, whose best weights are meant, an exported folder, a file of weights that augury
+                wrote, or a name of timm's, whose pretrained weights are meant.
+
+        Raises:
+            UsageError: there are no such weights, they are of other classes or channels, or the loop reads none.
+        """
+        networks, name = self._state.networks, str(place)
+        if name not in networks:
+            network = self._lent("read_network", "a reader of networks")(place)
+            networks[name] = Frozen(network).to(self.device)
+        return networks[name]
+
     def _lent(self, name: str, what: str) -> Callable[..., Any]:
         lent = getattr(self._state.host, name, None)
         if lent is None:
             raise UsageError(
-                f"{self._method}: its pre-train stage needs {what}, and this loop lends none (`augury.Host.{name}`). "
-                "Give what it makes as an option."
+                f"{self._method}: needs {what}, and this loop lends none (`augury.Host.{name}`). Give what it makes "
+                "as an option."
             )
         return lent
 

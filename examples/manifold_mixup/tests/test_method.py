@@ -107,8 +107,8 @@ def test_one_lambda_and_one_layer_a_batch_follow_their_distributions() -> None:
         methods.run.step = step
         batch = methods.batch(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))
         methods.augment_batch(batch)
-        assert torch.equal(batch.weights[0], batch.weights[1])
-        shares.append(batch.weights[0, 0].item())
+        assert torch.equal(batch.shares[0], batch.shares[1])
+        shares.append(batch.shares[0, 0].item())
         layers.append("input" if batch.hidden is None else batch.hidden.layer)
     # Of Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1)); the sample's own error is 0.008 and 0.002.
     assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
@@ -124,7 +124,7 @@ def test_what_was_mixed_before_keeps_all_its_labels() -> None:
     batch.mix(batch.images, torch.stack([own, own.roll(1)], 1), torch.full((ROWS, 2), 0.5))
     methods.augment_batch(batch)
     assert batch.labels.shape == (ROWS, 4)
-    torch.testing.assert_close(batch.weights.sum(1), torch.ones(ROWS))
+    torch.testing.assert_close(batch.shares.sum(1), torch.ones(ROWS))
 
 
 @pytest.mark.parametrize(

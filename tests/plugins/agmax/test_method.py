@@ -127,7 +127,7 @@ def test_the_draws_of_mixing_are_the_same_without_it() -> None:
     alone.augment_batch(batches[-1])
     for batch in batches[1:]:
         assert torch.equal(batch.images, batches[0].images)
-        assert torch.equal(batch.weights, batches[0].weights)
+        assert torch.equal(batch.shares, batches[0].shares)
 
 
 def test_the_q_network_trains() -> None:

@@ -53,13 +53,13 @@ def test_weights_are_the_pixels_of_each_class(rows: int, k: int, shape: tuple[in
     assert (batch.images == batch.images[:, :1]).all(), "channels are mixed alike"
     counts = torch.stack([(batch.images[:, 0] == c).sum((1, 2)) for c in range(CLASSES)], 1)
     assert torch.equal(counts.sum(1), torch.full((rows * views,), pixels))
-    assert batch.weights.dtype == torch.float32
+    assert batch.shares.dtype == torch.float32
     # A row may draw one image twice: then its shares add up to the pixels, each rounded to float32.
     targets = torch.zeros(rows * views, CLASSES, dtype=torch.float64)
-    targets.scatter_add_(1, batch.labels, batch.weights.double())
+    targets.scatter_add_(1, batch.labels, batch.shares.double())
     torch.testing.assert_close(targets, counts.double() / pixels, atol=k * 2**-25, rtol=0)
     assert torch.equal((targets * pixels).round().long(), counts)
-    for labels, weights, of_class in zip(batch.labels, batch.weights, counts, strict=True):
+    for labels, weights, of_class in zip(batch.labels, batch.shares, counts, strict=True):
         if len(labels.unique()) == k:
             assert torch.equal(weights, (of_class[labels].double() / pixels).float())
 
@@ -70,7 +70,7 @@ def test_each_view_is_mixed_on_its_own() -> None:
     assert first.images.max() < 100 <= second.images.min()
     assert first.labels.max() < 100 <= second.labels.min()
     assert not torch.equal(first.labels, second.labels - 100), "other partners"
-    assert not torch.equal(first.weights, second.weights), "other shares"
+    assert not torch.equal(first.shares, second.shares), "other shares"
 
 
 def test_the_first_label_is_the_rows_own() -> None:
@@ -89,7 +89,7 @@ def test_one_coin_for_the_batch_with_the_chance_asked_for() -> None:
         methods.step()
         touched = [bool((batch.view(v).images != marked(8, views=2).view(v).images).any()) for v in range(2)]
         assert touched == [batch.mixed] * 2
-        assert batch.weights.shape[1] == (5 if batch.mixed else 1)
+        assert batch.shares.shape[1] == (5 if batch.mixed else 1)
         mixed += batch.mixed
     assert abs(mixed - steps / 2) < 5 * (steps / 4) ** 0.5
 
@@ -132,10 +132,10 @@ def test_draws_are_counted_by_seed_and_step(mode: str) -> None:
     resumed = marked(20)
     fresh.augment_batch(resumed)
     assert torch.equal(after(3).images, resumed.images)
-    assert torch.equal(after(3).weights, resumed.weights)
+    assert torch.equal(after(3).shares, resumed.shares)
     for other in (after(2), after(3, seed=1)):
         assert not torch.equal(other.labels, resumed.labels)
-        assert not torch.equal(other.weights, resumed.weights)
+        assert not torch.equal(other.shares, resumed.shares)
 
 
 @pytest.mark.parametrize("views", [1, 2])
@@ -144,14 +144,14 @@ def test_dmixup_blends_with_the_shares(views: int) -> None:
     images = torch.randn(12 * views, 3, 7, 5, dtype=torch.float64)
     batch = augury.Batch.of(images, torch.arange(12 * views), views=views)
     changed(batch, mode="dmixup", k=4, alpha=0.7)
-    expected = torch.einsum("mk,mkchw->mchw", batch.weights.double(), images[batch.labels])
+    expected = torch.einsum("mk,mkchw->mchw", batch.shares.double(), images[batch.labels])
     torch.testing.assert_close(batch.images, expected, atol=1e-14, rtol=0)
-    torch.testing.assert_close(batch.weights.sum(1), torch.ones(12 * views))
+    torch.testing.assert_close(batch.shares.sum(1), torch.ones(12 * views))
 
 
 def test_dmixups_shares_are_dirichlet() -> None:
     k, alpha, rows = 3, 0.5, 4000
-    weights = changed(marked(rows, (1, 1, 1)), mode="dmixup", k=k, alpha=alpha).weights
+    weights = changed(marked(rows, (1, 1, 1)), mode="dmixup", k=k, alpha=alpha).shares
     variance = (1 / k) * (1 - 1 / k) / (k * alpha + 1)
     tolerance = 5 * (variance / rows) ** 0.5
     torch.testing.assert_close(weights.mean(0), torch.full((k,), 1 / k), atol=tolerance, rtol=0)
@@ -168,8 +168,8 @@ def test_two_images_at_alpha_1_are_mixups_uniform_share() -> None:
 def test_extreme_concentrations(mode: str, alpha: float) -> None:
     batch = changed(marked(100), mode=mode, alpha=alpha)
     assert batch.images.isfinite().all()
-    torch.testing.assert_close(batch.weights.sum(1), torch.ones(100))
-    largest = batch.weights.max(1).values.mean()
+    torch.testing.assert_close(batch.shares.sum(1), torch.ones(100))
+    largest = batch.shares.max(1).values.mean()
     assert largest > 0.9 if alpha < 1 else 0.19 < largest < 0.3
 
 
@@ -179,7 +179,7 @@ def test_smoothing_and_row_weights_travel_with_their_image() -> None:
     batch.smoothing, batch.row_weights = own_smoothing[batch.labels], own_weight[batch.labels[:, 0]]
     changed(batch)
     assert torch.equal(batch.smoothing, own_smoothing[batch.labels])
-    torch.testing.assert_close(batch.row_weights, (batch.weights * own_weight[batch.labels]).sum(1))
+    torch.testing.assert_close(batch.row_weights, (batch.shares * own_weight[batch.labels]).sum(1))
 
 
 def test_a_second_mixture_keeps_every_label() -> None:
@@ -191,7 +191,7 @@ def test_a_second_mixture_keeps_every_label() -> None:
     assert batch.labels.shape == (20, 9)
     counts = torch.stack([(batch.images[:, 0] == c).sum((1, 2)) for c in range(CLASSES)], 1)
     assert counts.sum() == 20 * 64, "pasted, not blended"
-    torch.testing.assert_close(batch.weights.sum(1), torch.ones(20))
+    torch.testing.assert_close(batch.shares.sum(1), torch.ones(20))
 
 
 @pytest.mark.parametrize("mode", ["dcutmix", "dmixup"])
@@ -206,7 +206,7 @@ def test_loss_of_a_mixed_batch_is_the_formula(mode: str) -> None:
     expected = 0.0
     for i in range(18):
         for label, weight, eps in zip(
-            batch.labels[i].tolist(), batch.weights[i].tolist(), batch.smoothing[i].tolist(), strict=True
+            batch.labels[i].tolist(), batch.shares[i].tolist(), batch.smoothing[i].tolist(), strict=True
         ):
             row = -(1 - eps) * log_p[i, label] - eps * log_p[i].mean()
             expected += float(batch.row_weights[i]) * weight * float(row) / 18

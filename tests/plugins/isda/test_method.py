@@ -39,7 +39,7 @@ def make_batch(methods: augury.Composition, seed: int = 0, k: int = 1) -> augury
     batch = methods.batch(torch.zeros(N, 1, 2, 2), torch.randint(C, (N,), generator=g))
     if k > 1:
         batch.labels = torch.randint(C, (N, k), generator=g)
-        batch.weights = torch.rand(N, k, generator=g).softmax(1)
+        batch.shares = torch.rand(N, k, generator=g).softmax(1)
         batch.smoothing = torch.rand(N, k, generator=g) / 2
         batch.row_weights = torch.rand(N, generator=g) + 0.5
     return batch
@@ -68,7 +68,7 @@ def written_out(
     for i, feature in enumerate(features):
         z = fc.weight @ feature + fc.bias
         row = torch.zeros((), dtype=torch.float64)
-        for y, share, e in zip(batch.labels[i].tolist(), batch.weights[i], batch.smoothing[i], strict=True):
+        for y, share, e in zip(batch.labels[i].tolist(), batch.shares[i], batch.smoothing[i], strict=True):
             away = fc.weight - fc.weight[y]
             raised = z + strength / 2 * (away @ torch.from_numpy(sigma[y]) * away).sum(1)
             row = row - share * ((1 - e) * raised.log_softmax(0)[y] + e * z.log_softmax(0).mean())
@@ -85,7 +85,7 @@ def test_loss_and_gradients_are_the_formula_s(schedule: str, covariance: str, k:
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(7):
         batch, features = make_batch(methods, step, k), make_features(step).requires_grad_()
-        seen.append((features.detach(), batch.labels, batch.weights.double()))
+        seen.append((features.detach(), batch.labels, batch.shares.double()))
         sigma = statistics(*(torch.cat(part) for part in zip(*seen, strict=True)), covariance)
         # 10 steps of 4 an epoch are 3 epochs.
         strength = 3.0 * step / STEPS if schedule == "step" else 3.0 * (step // 4) / 3
@@ -165,7 +165,7 @@ def test_mixed_precision() -> None:
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in methods["isda"].state_dict().values())
-    sigma = statistics(features.double(), batch.labels, batch.weights.double(), "full")
+    sigma = statistics(features.double(), batch.labels, batch.shares.double(), "full")
     expected = written_out(batch, features.double(), nn.Linear.double(fc), sigma, 0.5)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-2, atol=1e-2)
     found = torch.from_numpy(np.stack([sigma[c] for c in sorted(sigma)])).float()

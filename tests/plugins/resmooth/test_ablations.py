@@ -299,7 +299,7 @@ def test_a_batch_without_one_part_is_skipped_and_counted() -> None:
 
 
 def test_a_fair_comparison_asks_for_augmented_rows_alone() -> None:
-    assert composed(fair_comparison="id").shares == {"base": 0.0, "augmented": 1.0}
+    assert composed(fair_comparison="id").pipeline_shares == {"base": 0.0, "augmented": 1.0}
 
 
 def test_a_single_image_is_not_trained_on() -> None:

@@ -106,8 +106,8 @@ def test_images_on_which_the_frozen_network_overflows_are_out_of_distribution() 
 
 
 def test_pipelines_are_asked_for_by_prob() -> None:
-    assert composed(prob=0.25).shares == {"base": 0.25, "augmented": 0.75}
-    assert composed(prob=0.0).shares == {"base": 0.0, "augmented": 1.0}
+    assert composed(prob=0.25).pipeline_shares == {"base": 0.25, "augmented": 0.75}
+    assert composed(prob=0.0).pipeline_shares == {"base": 0.0, "augmented": 1.0}
 
 
 def test_autocast_changes_nothing_that_it_measures() -> None:

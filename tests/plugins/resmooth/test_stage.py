@@ -179,7 +179,7 @@ def test_the_images_shown_are_the_most_and_the_least_in_distribution(monkeypatch
     method = trainer.methods["resmooth"]
     mixture, asked = method._mixture(), {}
     for batch in trainer.loader("augmented"):
-        losses = method._log_losses(batch.images, batch.labels, batch.weights)
+        losses = method._log_losses(batch.images, batch.labels, batch.shares)
         for x, image in zip(losses.tolist(), batch.images, strict=True):
             id_, ood = (math.log(w / math.sqrt(v)) - (x - m) ** 2 / (2 * v) for w, m, v in zip(*mixture, strict=True))
             asked[id_ - ood] = image

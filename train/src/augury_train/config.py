@@ -116,6 +116,9 @@ class ModelConfig(Strict):
     frozen_stages: int = Field(
         0, ge=0, description="how many stages, the stem first, keep the weights and statistics they start with"
     )
+    grad_checkpointing: bool = Field(
+        False, description="compute blocks once more in the backward pass, which saves memory and costs time"
+    )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
 
     @model_validator(mode="before")

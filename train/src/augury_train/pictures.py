@@ -92,13 +92,13 @@ def _displayable(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 
 def _caption(batch: Batch, row: int, classes: Sequence[str]) -> str:
     shares: dict[int, float] = {}
-    for label, weight in zip(batch.labels[row].tolist(), batch.weights[row].tolist(), strict=True):
+    for label, weight in zip(batch.labels[row].tolist(), batch.shares[row].tolist(), strict=True):
         shares[label] = shares.get(label, 0.0) + weight
     kept = sorted(((share, label) for label, share in shares.items() if share >= 0.005), reverse=True)
     names = [f"{classes[label]} {share:.0%}" if len(kept) > 1 else classes[label] for share, label in kept]
     # Longer ones would run into the next column's.
     lines = ["\n".join(textwrap.wrap(name.replace("_", " "), LINE)) for name in names]
-    smoothing = float((batch.weights[row] * batch.smoothing[row]).sum())
+    smoothing = float((batch.shares[row] * batch.smoothing[row]).sum())
     if smoothing > 0:
         lines.append(f"ε = {smoothing:.2f}")
     if batch.hidden is not None:

@@ -73,7 +73,8 @@ class Watch:
         k = batch.labels.shape[1] if isinstance(batch.labels, Tensor) and batch.labels.ndim == 2 else 1
         wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "labels": ((rows, k), torch.int64),
-            "weights": ((rows, k), torch.float32),
+            "shares": ((rows, k), torch.float32),
+            "label_weights": ((rows, k), torch.float32),
             "smoothing": ((rows, k), torch.float32),
             "row_weights": ((rows,), torch.float32),
             "pipeline": ((rows,), torch.int64),
@@ -146,26 +147,28 @@ class Watch:
         if not 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < self.classes:
             low, high = int(batch.labels.min()), int(batch.labels.max())
             yield Fault("label range", f"`labels` must be in 0 to {self.classes - 1}, got {low} to {high}.")
-        sums = batch.weights.sum(1)
+        sums = batch.shares.sum(1)
         off = (sums - 1).abs().nan_to_num(torch.inf)
         if off.max() > NEAR:
             row = int(off.argmax())
             yield Fault(
                 "label sums",
-                f"the label shares of a row must sum to 1: row {row} has `weights` {_numbers(batch.weights[row])}, "
+                f"the label shares of a row must sum to 1: row {row} has `shares` {_numbers(batch.shares[row])}, "
                 f"which sum to {float(sums[row]):.4g}. batch.mix keeps the sum where its shares sum to 1.",
             )
         # A sum that is off says it all.
-        elif batch.weights.min() < -NEAR or batch.weights.max() > 1 + NEAR:
-            yield Fault("label shares", f"`weights` must be in [0, 1], got {_range(batch.weights)}.")
+        elif batch.shares.min() < -NEAR or batch.shares.max() > 1 + NEAR:
+            yield Fault("label shares", f"`shares` must be in [0, 1], got {_range(batch.shares)}.")
         if not (batch.smoothing.min() >= 0 and batch.smoothing.max() <= 1):
             yield Fault(
                 "label smoothing",
                 f"`smoothing` must be in [0, 1], got {_range(batch.smoothing)}. Labels may be smoothed already: "
                 "smoothing by a and then by b is smoothing by a + (1 - a) b.",
             )
-        if not (batch.row_weights.isfinite().all() and batch.row_weights.min() >= 0):
-            yield Fault("label rows", f"`row_weights` must be finite and >= 0, got {_range(batch.row_weights)}.")
+        for name in ("row_weights", "label_weights"):
+            weights = getattr(batch, name)
+            if not (weights.isfinite().all() and weights.min() >= 0):
+                yield Fault("label rows", f"`{name}` must be finite and >= 0, got {_range(weights)}.")
 
 
 def loss_faults(loss: Any, device: str) -> list[Fault]:

@@ -30,6 +30,8 @@ CLASSES, SIDE, SEED = 10, 8, 3
 EPOCH, STEPS = 4, 8
 """Steps of an epoch, and of a whole training."""
 IMAGES = 12
+TRAINING = 1000
+"""Images of the training split."""
 RATE = 0.05
 
 
@@ -63,6 +65,10 @@ def spec_of(channels: int, *, resumed: bool = False) -> Spec:
         image_size=(channels, SIDE, SIDE),
         total_steps=STEPS,
         steps_per_epoch=EPOCH,
+        num_images=TRAINING,
+        class_counts=(TRAINING // CLASSES,) * CLASSES,
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
         build_network=build(channels, CLASSES),
         classes=tuple(str(label) for label in range(CLASSES)),
     )
@@ -128,15 +134,16 @@ class Trial:
         rows = images * self.methods.views
         pipeline = torch.full((rows,), len(PIPELINES) - 1) if alike else self._pipelines(rows, draws)
         given = pixels if len(pixels) > 1 else pixels[0]
-        batch = self.methods.batch(given, labels, pipeline=pipeline, indices=torch.arange(images) + 100 * number)
+        indices = (torch.arange(images) + 100 * number) % TRAINING
+        batch = self.methods.batch(given, labels, pipeline=pipeline, indices=indices)
         if number % 2 and not alike:
             batch.smoothing = torch.full_like(batch.smoothing, 0.1)
-            batch.row_weights = torch.where(batch.labels[:, 0] < CLASSES // 2, 0.5, 1.5)
+            batch.label_weights = torch.where(batch.labels < CLASSES // 2, 0.5, 1.5)
         return moved(batch, device)
 
     def _pipelines(self, rows: int, draws: torch.Generator) -> Tensor:
         """M int64: round(share * M) rows of each pipeline, the last one what is left."""
-        shares = self.methods.shares
+        shares = self.methods.pipeline_shares
         counts = [round(share * rows) for share in list(shares.values())[:-1]]
         made = torch.repeat_interleave(torch.arange(len(shares)), torch.tensor([*counts, rows - sum(counts)]))
         return made[torch.randperm(rows, generator=draws)]

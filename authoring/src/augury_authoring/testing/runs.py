@@ -54,7 +54,17 @@ def plan_of(channels: int, images: int) -> Plan:
     data = DataSet(split(collection, config.data), collection.classes, form, ["crop:1"])
     plan = make_plan(config, data=data)
     spec = dataclasses.replace(spec_of(channels), total_steps=plan.spec.total_steps, steps_per_epoch=STEPS)
-    return dataclasses.replace(plan, spec=dataclasses.replace(spec, read_network=plan.spec.read_network))
+    own = plan.spec
+    spec = dataclasses.replace(
+        spec,
+        num_images=own.num_images,
+        class_counts=own.class_counts,
+        mean=own.mean,
+        std=own.std,
+        read_weights=own.read_weights,
+        read_network=own.read_network,
+    )
+    return dataclasses.replace(plan, spec=spec)
 
 
 _LIKE: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"}

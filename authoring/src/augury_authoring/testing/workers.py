@@ -95,10 +95,10 @@ class ReportingRanks(Ranks):
         self._reports.collective("run.ranks.sum or mean")
         return super().sum(tensor)
 
-    def gather_rows(self, tensor: Tensor) -> Tensor:
+    def gather_rows(self, tensor: Tensor, *, differentiable: bool = False) -> Tensor:
         """As `Ranks` does."""
         self._reports.collective("run.ranks.gather_rows")
-        return super().gather_rows(tensor)
+        return super().gather_rows(tensor, differentiable=differentiable)
 
     def gather_objects(self, value: T) -> list[T]:
         """As `Ranks` does."""

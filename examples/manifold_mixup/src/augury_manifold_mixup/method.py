@@ -45,7 +45,7 @@ class ManifoldMixup(augury.Method):
             "PreActResNets",
         )
 
-    contract = "1.0"
+    contract = "2.0"
     mixes = True
     mixes_hidden = True
 

@@ -175,7 +175,7 @@ def _measure(subject: Subject, mixer: Composition, group: Tensor, labels: Tensor
     expected = 2 * ALONE * _entropy(clean)
     for number in range(passes):
         batch = _mixed(mixer, images, labels)
-        found, share = _probabilities(subject, batch.images), batch.weights[:, 0].double()
+        found, share = _probabilities(subject, batch.images), batch.shares[:, 0].double()
         halves[number % 2].index_add_(0, batch.indices, found * share[:, None])
         total[number % 2].index_add_(0, batch.indices, share)
         expected.index_add_(0, batch.indices, _entropy(found) * share)

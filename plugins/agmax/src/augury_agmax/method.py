@@ -67,7 +67,10 @@ class AgMax(augury.Method):
                 return value
             raise ValueError(f"left at its default with agreement={agreement}, which has no Q-network")
 
+    contract = "2.0"
     views = 2
+    # The paper mixes each view with images of its own.
+    views_alike = False
     min_rows = 2
     sharded = True
     batchwise = "its marginals are those of a part"
@@ -114,7 +117,8 @@ class AgMax(augury.Method):
     ) -> Generator[None, Tensor, Tensor]:
         """Add what makes the views agree to what the criterion makes of both."""
         loss = yield
-        views = output.logits.unflatten(0, (batch.views, -1))
+        # Another method may ask for more views: the first two are compared.
+        views = output.logits.unflatten(0, (batch.views, -1))[:2]
         if self.q is not None:
             return loss + self._mutual_information(self.q, views, run)
         agreement = WITHOUT_Q[self.options.agreement](views[0], views[1])

@@ -42,6 +42,7 @@ class DCutMix(augury.Method):
             "CutMix, and with `dmixup` it is Mixup",
         )
 
+    contract = "2.0"
     mixes = True
     sharded = True
 

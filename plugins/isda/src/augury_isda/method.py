@@ -41,7 +41,9 @@ class ISDA(augury.Method):
             "(epochs completed)/(epochs), as in the official code",
         )
 
+    contract = "2.0"
     linear_classifier = True
+    sets_class_logits = True
     sharded = True
     batchwise = "its covariances take in one part after the other"
     facts = ("total_steps",)
@@ -69,8 +71,9 @@ class ISDA(augury.Method):
         self, batch: augury.Batch, output: augury.ModelOutput, run: augury.Run
     ) -> Generator[None, Tensor, Tensor]:
         """Update the estimates with all processes' rows, then show the criterion logits conditional on each label."""
-        features, weights = (run.ranks.gather_rows(t).to(self.mean) for t in (output.features, batch.weights))
-        update_(self.mean, self.covariance, self.count, features, run.ranks.gather_rows(batch.labels), weights)
+        if not run.again:
+            features, shares = (run.ranks.gather_rows(t).to(self.mean) for t in (output.features, batch.shares))
+            update_(self.mean, self.covariance, self.count, features, run.ranks.gather_rows(batch.labels), shares)
         strength = self.strength(run)
         run.log("lambda", strength)
         if strength > 0:

@@ -44,6 +44,7 @@ class ReSmooth(augury.Method):
 
     Options = ReSmoothOptions
 
+    contract = "2.0"
     unmixed = True
 
     frozen: augury.Frozen | None
@@ -74,6 +75,11 @@ class ReSmooth(augury.Method):
     def pipelines(cls, options: ReSmoothOptions) -> Mapping[str, float]:
         """A share `prob` of base rows in every batch; none in a fair comparison."""
         return {"base": options.base_share, "augmented": 1 - options.base_share}
+
+    @classmethod
+    def declares(cls, options: ReSmoothOptions) -> tuple[str, ...]:
+        """Distillation cools the logits that the criterion sees, and shows the images to the frozen network."""
+        return ("sets_class_logits", "reads_images") if options.loss == "distill" else ()
 
     @classmethod
     def check(cls, options: ReSmoothOptions, spec: augury.Spec) -> None:
@@ -114,7 +120,7 @@ class ReSmooth(augury.Method):
 
     def _fit(self, run: augury.Run) -> None:
         def make() -> Mapping[str, Tensor]:
-            return measure(lambda batch: self._log_losses(batch.images, batch.labels, batch.weights), run)
+            return measure(lambda batch: self._log_losses(batch.images, batch.labels, batch.shares), run)
 
         # What a network given in Python has measured is nobody else's.
         given = self.options.frozen is not None
@@ -191,7 +197,7 @@ class ReSmooth(augury.Method):
         found = torch.ones(len(base), dtype=torch.float64, device=batch.device)
         seen = torch.zeros_like(self.losses)
         if len(rows):
-            losses = self._log_losses(batch.images[rows], batch.labels[rows], batch.weights[rows])
+            losses = self._log_losses(batch.images[rows], batch.labels[rows], batch.shares[rows])
             # An image on which the frozen network overflows is none that it knows.
             found[rows] = posterior(losses, mixture).masked_fill(~losses.isfinite(), 0.0)
             seen = histogram(losses, (~base[rows]).long())
@@ -242,7 +248,8 @@ class ReSmooth(augury.Method):
     ) -> Generator[None, Tensor, Tensor]:
         """Count right answers on the ID and the OOD part; with loss=distill, train augmented rows on
         CE(z/T, y) + lambda_ T^2 KL(z/T || frozen/T)."""
-        self._count(batch, output.logits, run)
+        if not run.again:
+            self._count(batch, output.logits, run)
         if self.options.loss != "distill":
             return (yield)
         options, augmented = self.options, ~batch.made_by("base")
@@ -253,7 +260,8 @@ class ReSmooth(augury.Method):
         output.class_logits = cooled.expand(-1, batch.labels.shape[1], -1)
         loss = yield
         kl = distillation(output.logits, teacher, options.temperature, options.top_k)
-        distance = (batch.row_weights * augmented * kl).mean()
+        label_weights = (batch.shares * batch.label_weights).sum(1)
+        distance = (batch.row_weights * label_weights * augmented * kl).mean()
         run.log("distillation", distance)
         return loss + options.lambda_ * options.temperature**2 * distance
 
@@ -292,11 +300,11 @@ class ReSmooth(augury.Method):
 
 def _pretrained(place: str, spec: augury.Spec) -> nn.Module:
     """The network of that run or file, which must be of the run's model and classes."""
-    if spec.read_network is None:
+    if spec.read_weights is None:
         raise augury.UsageError(
             'resmooth: option `pretrained` needs augury\'s own loop. Pass ("resmooth", {"frozen": model}) here.'
         )
     try:
-        return spec.read_network(place)
+        return spec.read_weights(place)
     except augury.UsageError as error:
         raise augury.UsageError(f"resmooth: option `pretrained`: {error}") from None

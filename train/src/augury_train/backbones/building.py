@@ -15,6 +15,7 @@ from torch import nn
 from augury.errors import UsageError
 from augury_train.backbones import starting
 from augury_train.backbones.downloads import explain, quietly
+from augury_train.backbones.recomputing import checkpoint_gradients
 from augury_train.backbones.stages import freeze_stages
 from augury_train.config import ModelConfig
 
@@ -73,6 +74,8 @@ def build(
             f"model `{config.name}` cannot be built with {told}: {error}. Choose another model or image size."
         ) from None
     freeze_stages(network, config)
+    if config.grad_checkpointing:
+        checkpoint_gradients(network, config.name)
     return network
 
 

@@ -82,6 +82,7 @@ class Order:
         images: of the training split.
         batch_size: images of an optimiser step, over all processes.
         parts: batches that a step is made of, for accumulation.
+        view_pipelines: the pipeline that makes each view, by name; empty where `shares` decide.
         views: versions of each image in a batch.
         shares: share of the rows that each pipeline makes, by name, in the order that `Batch.pipeline` counts.
         seed: the run's seed.
@@ -95,6 +96,7 @@ class Order:
     seed: int
     ranks: Ranks
     parts: int = 1
+    view_pipelines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.batch_size <= self.images, "the plan refuses larger ones"
@@ -123,7 +125,10 @@ class Order:
             yield order[first : first + self.here], self._pipelines(epoch, part)
 
     def _pipelines(self, epoch: int, part: int) -> Tensor:
-        """Exactly round(share * rows) rows for each pipeline, the last one what is left over."""
+        """Whole views, or exactly round(share * rows) rows for each pipeline, the last one what is left over."""
+        if self.view_pipelines:
+            names = list(self.shares)
+            return torch.tensor([names.index(name) for name in self.view_pipelines]).repeat_interleave(self.here)
         rows = self.here * self.views
         used = [number for number, share in enumerate(self.shares.values()) if share > 0]
         if len(used) == 1:

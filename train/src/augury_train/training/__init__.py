@@ -3,7 +3,7 @@
     methods.pre_train_stage()                                  # hook 1: once, before a fresh training
     for epoch in range(epochs):
         for batch in loader.epoch(epoch):                      # each image in `views` versions
-            methods.augment_batch(batch)                       # hook 2: changes images, labels, weights, smoothing
+            methods.augment_batch(batch)                       # hook 2: changes images, labels, shares, smoothing
             output = forward(network, batch.images)            # features and logits
             loss = methods.compute_loss(batch, output)         # hook 3: the criterion and what methods add
             loss.backward(); optimizer.step(); methods.step()

@@ -14,7 +14,8 @@ from augury.batch import Batch, ModelOutput
 from augury.composition import Composition
 from augury.errors import AuguryError
 from augury.method import CRITERION
-from augury.trail import LOADER, NETWORK, Mark, Trail
+from augury.run import NETWORK
+from augury_train.training.trail import LOADER, Mark, Trail
 
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
@@ -123,11 +124,13 @@ def whose_gradient(methods: Composition, parts: Sequence[tuple[Batch, Trail]]) -
 
 
 def _once_more(methods: Composition, batch: Batch, output: ModelOutput) -> Trail:
-    trail = methods.run.trail = Trail(keep_graph=True)
+    trail = Trail(keep_graph=True)
+    methods.run.trail = trail
     # A run that is resumed asks where it begins once more, and draws the same afterwards.
     with torch.random.fork_rng(devices=[batch.device] if batch.device.type == "cuda" else []):
         try:
-            loss = methods.compute_loss(batch, output)
+            with methods.again():
+                loss = methods.compute_loss(batch, output)
         finally:
             methods.run.trail = None
     if not trail.has_loss:

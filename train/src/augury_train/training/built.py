@@ -18,6 +18,7 @@ from augury.composition import Composition
 from augury.errors import UsageError, one_line
 from augury.randomness import derive
 from augury_train.backbones.sync_bn import synchronised
+from augury_train.backbones.teachers import NETWORKS, read_teacher
 from augury_train.data.loader import Feed, Order
 from augury_train.data.memory import MemoryFeed
 from augury_train.data.pipeline import Pipeline
@@ -29,7 +30,7 @@ from augury_train.training.kept import Kept
 from augury_train.training.labels import LabelPolicy
 from augury_train.training.loop import Loop
 from augury_train.training.optimisation import make_accelerator
-from augury_train.training.plan import Plan
+from augury_train.training.plan import Plan, images_of
 from augury_train.training.processes import join
 from augury_train.training.recorder import Recorder
 from augury_train.training.watch import Reporter, Silent, StopRequest
@@ -124,7 +125,14 @@ class Built:
     def _loop(self, accelerator: Accelerator, network: nn.Module, methods: Composition, seed: int) -> Loop:
         optim, train = self.config.optim, self.data.splits.train
         order = Order(
-            len(train), optim.batch_size, methods.views, methods.shares, seed, self.ranks, parts=optim.accumulation
+            len(train),
+            optim.batch_size,
+            methods.views,
+            methods.pipeline_shares,
+            seed,
+            self.ranks,
+            parts=optim.accumulation,
+            view_pipelines=methods.view_pipelines,
         )
         loader = self.feed.training(order, self.pipelines)
         labels = LabelPolicy(self.config.train, train.labels, len(self.data.classes), accelerator.device)
@@ -177,7 +185,7 @@ class Built:
         accelerator = make_accelerator(self.config)
         network = self._in_step(self.plan.build_network().to(accelerator.device))
         alone = Composition([], self.plan.spec, seed=seed, device=accelerator.device, ranks=self.ranks)
-        alone.shares = {name: float(name == pipeline) for name in alone.shares}
+        alone.pipeline_shares = {name: float(name == pipeline) for name in alone.pipelines}
         loop = self._loop(accelerator, network, alone, seed)
         loop.guard.what = f"{key.partition('/')[0]}: pre-train stage"
         kept, before = self._kept, self._kept.seconds
@@ -204,6 +212,13 @@ class Built:
         if not self.config.train.sync_bn:
             for network in dict.fromkeys(networks):
                 average_statistics(network, self.ranks)
+
+    def read_network(self, place: str) -> nn.Module:
+        """A trained network of any architecture, as `Run.read_network` says; kept in the run's folder."""
+        keep = None if self.folder is None else self.folder / NETWORKS
+        found = read_teacher(str(place), self.config.model, images_of(self.data), keep, self.ranks)
+        found.precision = self.accelerator.mixed_precision
+        return found
 
     def log_images(self, name: str, images: Tensor, captions: Sequence[str], step: int) -> None:
         """Keep images with captions as a figure likewise."""

@@ -13,8 +13,8 @@ from augury.batch import Batch
 from augury.distributed import Ranks
 from augury.errors import AuguryError
 from augury.method import CRITERION
-from augury.trail import Trail, norms_of
 from augury_train.training.blame import Place, first_broken, first_broken_gradient, whose_gradient, with_weights
+from augury_train.training.trail import Trail, norms_of
 from augury_train.training.undo import Undo
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class Guard:
 
     def part(self) -> Trail:
         """A part of the step begins; returns what marks its way."""
-        trail = self._loop.methods.run.trail = Trail(keep_output=self._keeps)
+        trail = Trail(keep_output=self._keeps)
+        self._loop.methods.run.trail = trail
         self._trails.append(trail)
         return trail
 

@@ -12,7 +12,7 @@ from augury_train.config import TrainConfig
 
 
 class LabelPolicy:
-    """Sets a fresh batch's `smoothing` and `row_weights`, where methods find them and the criterion reads them."""
+    """Sets a fresh batch's `smoothing` and `label_weights`, where methods find them and the criterion reads them."""
 
     def __init__(self, config: TrainConfig, labels: Tensor, num_classes: int, device: torch.device) -> None:
         """Weigh the classes by the training split's labels N int64."""
@@ -26,7 +26,7 @@ class LabelPolicy:
         if self._smoothing:
             batch.smoothing = torch.full_like(batch.smoothing, self._smoothing)
         if self._weights is not None:
-            batch.row_weights = batch.row_weights * self._weights[batch.labels[:, 0]]
+            batch.label_weights = self._weights[batch.labels]
 
 
 def class_weights(config: TrainConfig, labels: Tensor, num_classes: int) -> Tensor:

@@ -19,6 +19,7 @@ from augury.composition import Composition
 from augury.distributed import waiting
 from augury.errors import AuguryError, UsageError
 from augury.randomness import derive
+from augury_train.backbones.recomputing import statistics_kept
 from augury_train.backbones.stages import keep_statistics
 from augury_train.config import RunConfig
 from augury_train.data.loader import Loader
@@ -270,11 +271,18 @@ class Loop:
                 self._rescale(planned / rows, summed=len(batch) > 0 or self.sharding is not None)
             self._optimise()
         else:
-            self.methods.step()
+            self.methods.step(changed=False)
             self.schedule.step(self.methods.run.step)
         return drawing
 
     def _backward(self, loss: Tensor) -> None:
+        if self.config.model.grad_checkpointing:
+            with statistics_kept(self.network):
+                self._differentiate(loss)
+        else:
+            self._differentiate(loss)
+
+    def _differentiate(self, loss: Tensor) -> None:
         # Accelerate looks for a package on the disk each time, which takes as long as a few small layers.
         if self.accelerator.scaler is None and self.accelerator.distributed_type in _PLAIN:
             loss.backward()
@@ -310,7 +318,8 @@ class Loop:
             self.position.tally.lr = _rate(self.optimizer.param_groups[0])
             self.optimizer.step()
         self.optimizer.zero_grad()
-        self.methods.step()
+        # A scaler of gradients leaves out steps whose gradients are beyond float16.
+        self.methods.step(changed=passes and not getattr(self.optimizer, "step_was_skipped", False))
         if passes and self.average is not None:
             self.average.update(self.network, self.methods.run.step)
         self.schedule.step(self.methods.run.step)

@@ -24,6 +24,7 @@ from augury.outside import given_path
 from augury.registry import Register
 from augury_train import backbones
 from augury_train.backbones import starting
+from augury_train.backbones.teachers import Images, read_teacher
 from augury_train.backbones.trained import trained_network
 from augury_train.backbones.weights import BEST
 from augury_train.config import ModelConfig, RunConfig
@@ -127,7 +128,7 @@ def make_plan(
     """
     problems: list[str] = []
     chosen, found = choose(config.named_methods(), register)
-    problems += found + _machine_problems(config) + _optim_problems(config)
+    problems += found + _machine_problems(config) + _optim_problems(config) + _last_problems(config, chosen)
     wanted = _or_problem(problems, lambda: backbones.data_config(config.model.name))
     if wanted is not None and begun is None:
         _or_problem(problems, partial(backbones.check_start, config.model))
@@ -209,7 +210,12 @@ def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Sp
         total_steps=steps * config.optim.epochs,
         steps_per_epoch=steps,
         starts_trained=starts_trained(config.model),
+        num_images=len(data.splits.train),
+        class_counts=tuple(data.splits.train.labels.bincount(minlength=len(data.classes)).tolist()),
+        mean=data.format.mean,
+        std=data.format.std,
         build_network=lambda: backbones.build(config.model, len(data.classes), data.format.size, data.classes),
+        read_weights=partial(_read_weights, config.model, data),
         read_network=partial(_read_network, config.model, data),
         classes=tuple(data.classes),
         sharded=sharded.wanted(),
@@ -218,6 +224,16 @@ def _spec(config: RunConfig, data: DataSet, facts: backbones.Facts | None) -> Sp
 
 def _read_network(model: ModelConfig, data: DataSet, place: str) -> nn.Module:
     """What `Spec.read_network` says."""
+    return read_teacher(place, model, images_of(data))
+
+
+def images_of(data: DataSet) -> Images:
+    """What a network of another training is told of a run's images."""
+    return Images(data.format.size, data.format.mean, data.format.std, data.classes)
+
+
+def _read_weights(model: ModelConfig, data: DataSet, place: str) -> nn.Module:
+    """What `Spec.read_weights` says."""
     form = data.format
     wanted = {"mean": form.mean, "std": form.std}
     return trained_network(model, form.size, data.classes, place, wanted).eval()
@@ -284,6 +300,22 @@ def _optim_problems(config: RunConfig) -> list[str]:
             "schedule.length out for a curve that ends with the training."
         )
     return problems
+
+
+def _last_problems(config: RunConfig, chosen: list[Chosen]) -> list[str]:
+    """A line for each setting that a method does not go with whose work is there after the last step alone."""
+    names = [c.name for c in chosen if c.declares("keeps_last")]
+    set_to = {"train.patience": config.train.patience, "train.ema": config.train.ema}
+    ends = {
+        "train.patience": "would end the training before that",
+        "train.ema": "is another average, which would be kept instead",
+    }
+    return [
+        f"{name} leaves its network after the last step, and {key}={value} {ends[key]}. Leave {key} out, or {name}."
+        for name in names
+        for key, value in set_to.items()
+        if value is not None
+    ]
 
 
 def _size_problems(config: RunConfig, data: DataSet) -> list[str]:

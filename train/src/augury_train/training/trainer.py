@@ -235,7 +235,9 @@ class Trainer(Built):
             row |= {f"{split}_ema_{key}": value for key, value in found.items()}
         _refuse_lost(row, split)
         row |= self.methods.post_epoch(row)
-        if found["top1"] > self._best["top1"]:
+        # What a method makes of the network at the end is not there before.
+        counts = not self.methods.keeps_last or row["epoch"] == self.config.optim.epochs
+        if counts and found["top1"] > self._best["top1"]:
             self._best = {"epoch": row["epoch"], "top1": found["top1"]}
             self._best_is_new = True
         if self.recorder is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from augury.composition import Composition
-from augury.method import Frozen
+from augury.frozen import Frozen
 from augury_train.training.tally import Tally
 
 

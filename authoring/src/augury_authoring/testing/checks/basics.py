@@ -59,7 +59,9 @@ def kept(bench: Bench) -> None:
         # Each row has other values than any mixture or mean of rows.
         rows = torch.linspace(0.3, 0.6, len(given)).square()
         plain.row_weights, plain.smoothing = torch.ones_like(rows), torch.zeros_like(rows)[:, None]
+        plain.label_weights = torch.ones_like(rows)[:, None]
         given.row_weights, given.smoothing = 1 + rows, rows[:, None].clone()
+        given.label_weights = 2 + rows[:, None]
         for trial, batch in zip(trials, (plain, given), strict=True):
             trial.augment(batch)
         _not_replaced(bench.name, "augment_batch", plain, given)
@@ -74,6 +76,7 @@ def _not_replaced(name: str, hook: str, plain: Batch, given: Batch) -> None:
     """Fail where rows that came with other weights, or with another smoothing, have the same now."""
     for field, full, advice in (
         ("row_weights", 0.0, "Multiply them: batch.row_weights = batch.row_weights * w."),
+        ("label_weights", 0.0, "Multiply them: batch.label_weights = batch.label_weights * w."),
         ("smoothing", 1.0, "Smoothing by a and then by b is smoothing by a + (1 - a) b."),
     ):
         one, other = getattr(plain, field), getattr(given, field)
@@ -112,15 +115,19 @@ _HEEDED: tuple[tuple[dict[str, float], str, str], ...] = (
     (
         {"share": 0.2},
         "the two labels of each row swap their shares, 0.8 and 0.2",
-        "labels are M x K, and `weights` says how much of a row each is: batch.soft_targets(run.num_classes) has them "
+        "labels are M x K, and `shares` says how much of a row each is: batch.soft_targets(run.num_classes) has them "
         "as M x C",
     ),
-    ({"weight": 1.5}, "the weights of its rows change", "multiply each row's loss by batch.row_weights"),
+    (
+        {"weight": 1.5},
+        "the weights of its labels change",
+        "multiply each label's part by batch.label_weights (row weights are augury's affair)",
+    ),
 )
 
 
 def _two_labels(bench: Bench, share: float = 0.8, weight: float = 0.5) -> Tensor:
-    """The loss of a batch whose rows have a neighbour's label beside their own; every second row has another weight."""
+    """The loss of a batch whose rows have a neighbour's label beside their own, each with a weight."""
     trial = bench.trial()
     batch = trial.batch(0)
     trial.augment(batch)
@@ -128,9 +135,9 @@ def _two_labels(bench: Bench, share: float = 0.8, weight: float = 0.5) -> Tensor
         raise NotApplicable("it leaves no image of the batch.")
     rows = torch.arange(len(batch)).view(batch.views, -1).roll(1, 1).flatten()
     batch.labels = torch.cat([batch.labels, batch.labels[rows]], 1)
-    batch.weights = torch.cat([share * batch.weights, (1 - share) * batch.weights[rows]], 1)
+    batch.shares = torch.cat([share * batch.shares, (1 - share) * batch.shares[rows]], 1)
     batch.smoothing = torch.cat([batch.smoothing, batch.smoothing[rows]], 1)
-    batch.row_weights = batch.row_weights * torch.where(torch.arange(len(batch)) % 2 > 0, weight, 2 - weight)
+    batch.label_weights = torch.cat([weight * batch.label_weights, (2 - weight) * batch.label_weights[rows]], 1)
     return trial.loss(batch).detach()
 
 

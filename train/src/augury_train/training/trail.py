@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from augury.batch import Batch, ModelOutput
+from augury.method import CRITERION
+from augury.run import NETWORK
 
-LOADER, NETWORK = "loader", "network"
-_FIELDS = ("images", "weights", "smoothing", "row_weights")
+LOADER = "loader"
+_FIELDS = ("images", "shares", "label_weights", "smoothing", "row_weights")
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,14 @@ class Trail:
         # A wrapper may add to it in place.
         self.marks.append(Mark(who, "loss", {"loss": loss if self._keep_graph else loss.detach().clone()}))
 
-    def handed(self, loss: Tensor) -> Tensor:
-        """What a wrapper gets of a loss that may be marked."""
+    def versions(self, output: ModelOutput) -> Mapping[str, Version]:
+        """The fields of an output as they are now."""
+        return {field: Version.now(value) for field, value in vars(output).items()}
+
+    def received(self, loss: Tensor) -> Tensor:
+        """What a wrapper gets of a loss; the first that is got is the criterion's."""
+        if not self.has_loss:
+            self.loss(CRITERION, loss)
         return loss + 0 if self._keep_graph else loss
 
     @property
