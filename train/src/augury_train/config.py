@@ -152,6 +152,12 @@ class OptimConfig(Strict):
     accumulation: int = Field(
         1, ge=1, description="parts in which a step's images pass the network, to save memory; must divide batch_size"
     )
+    sam: float | None = Field(
+        None,
+        gt=0,
+        description="train with sharpness-aware minimisation: take each step's gradient at weights that were moved so "
+        "far up the loss (its rho; the paper: 0.05). A step passes the network twice",
+    )
     clip: float | None = Field(None, gt=0, description="bound of the gradients")
     clip_mode: Literal["norm", "value", "agc"] = Field(
         "norm", description="bound their global norm, each value, or their norm against the weights' (adaptive)"

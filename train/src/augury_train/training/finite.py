@@ -189,7 +189,7 @@ class Guard:
         assert self._undo is not None
         rows = position.tally.rows
         self._undo.restore(position.tally)
-        position.passes += (rows - position.tally.rows) * ranks.size
+        position.passes += self._loop.times * (rows - position.tally.rows) * ranks.size
         position.tally.skipped = (position.tally.skipped or 0) + 1
 
     def _message(self, found: Found, loss: float, norm: float, before_the_step: bool) -> str:

@@ -29,6 +29,7 @@ from augury_train.training.finite import Guard, NotFinite
 from augury_train.training.labels import LabelPolicy
 from augury_train.training.optimisation import Schedule, clipper, make_optimizer
 from augury_train.training.ranks import shared_out
+from augury_train.training.sam import SharpnessAware
 from augury_train.training.sharded import Sharding
 from augury_train.training.step import Step
 from augury_train.training.tally import Tally, from_format_1
@@ -41,6 +42,34 @@ _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_G
 def _rate(group: dict[str, Any]) -> float:
     """The learning rate without the factor of the group's layer."""
     return group["lr"] / group.get("lr_scale", 1.0)
+
+
+def _dropout_state(device: torch.device) -> list[Tensor]:
+    """The state of torch's generators, from which dropout draws."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_dropout_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1], device)
+
+
+@dataclass
+class _Passed:
+    """A part of a step that has passed the network.
+
+    Attributes:
+        batch: its rows.
+        divisor: of its gradient.
+        whole: whether it is the last part.
+        dropout: the state of torch's generators before the pass.
+    """
+
+    batch: Batch
+    divisor: float
+    whole: bool
+    dropout: list[Tensor]
 
 
 @dataclass
@@ -107,6 +136,10 @@ class Loop:
         self._agreed = Agreement(self.methods.run.ranks)
         self._save: Callable[[], None] | None = None
         self.guard = Guard(self)
+        rho = config.optim.sam
+        self.sam = None if rho is None else SharpnessAware(rho, self.step_module.parameters())
+        self.times = 1 if self.sam is None else 2
+        """How often a row passes the network in a step."""
 
     @property
     def result(self) -> nn.Module:
@@ -131,7 +164,7 @@ class Loop:
     @property
     def passes(self) -> int:
         """Rows that went through the network so far, in all processes."""
-        return self.position.passes + self.position.tally.rows * self.methods.run.ranks.size
+        return self.position.passes + self.times * self.position.tally.rows * self.methods.run.ranks.size
 
     def run(
         self,
@@ -249,6 +282,7 @@ class Loop:
         parts. (Every process has equally many, as `Batch.take` asks.)
         """
         parts, planned, rows, drawing = self.config.optim.accumulation, 0, 0, 0.0
+        passed: list[_Passed] = []
         self.guard.begin()
         for number in range(1, parts + 1):
             batch = next(batches)
@@ -259,14 +293,15 @@ class Loop:
             whole = number == parts
             # A method may have taken all images out.
             if len(batch):
-                # Gradients are summed over processes once a step.
-                with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module), waiting:
-                    loss, logits = self.step_module(batch)
-                    self.guard.loss(loss, batch)
-                    self._backward(loss / (planned / len(batch)) if parts > 1 else loss)
+                divisor = planned / len(batch) if parts > 1 else 1.0
+                if self.sam is not None:
+                    passed.append(_Passed(batch, divisor, whole, _dropout_state(batch.device)))
+                loss, logits = self._pass(batch, divisor, whole)
                 self.position.tally.add(loss, logits, batch)
                 rows += len(batch)
         if rows:
+            if self.sam is not None:
+                self._pass_again(self.sam, passed)
             if parts > 1 and rows < planned:
                 self._rescale(planned / rows, summed=len(batch) > 0 or self.sharding is not None)
             self._optimise()
@@ -274,6 +309,25 @@ class Loop:
             self.methods.step(changed=False)
             self.schedule.step(self.methods.run.step)
         return drawing
+
+    def _pass(self, batch: Batch, divisor: float, whole: bool) -> tuple[Tensor, Tensor]:
+        """Pass a part of a step, whose gradient is divided by `divisor`; `whole`: it is the last one. Return its loss
+        and its logits."""
+        # Gradients are summed over processes once a step.
+        with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.step_module), waiting:
+            loss, logits = self.step_module(batch)
+            if not self.methods.run.again:
+                self.guard.loss(loss, batch)
+            self._backward(loss if divisor == 1 else loss / divisor)
+        return loss, logits
+
+    def _pass_again(self, sam: SharpnessAware, passed: list[_Passed]) -> None:
+        """Replace the step's gradients by those at weights up the loss, of the same batches with the same draws."""
+        self.methods.run.trail = None
+        with sam.climbed(), self.methods.again(), statistics_kept(self.network):
+            for part in passed:
+                _set_dropout_state(part.dropout, part.batch.device)
+                self._pass(part.batch, part.divisor, part.whole)
 
     def _backward(self, loss: Tensor) -> None:
         if self.config.model.grad_checkpointing:

@@ -57,6 +57,7 @@ def problems(config: RunConfig, precision: str, spec: Spec) -> list[str]:
     settings = {
         "train.ema": (train.ema is not None, "an average would be a whole copy of the network. Leave it out"),
         "train.compile": (train.compile, "shares are not compiled. Leave it out"),
+        "optim.sam": (optim.sam is not None, "it moves whole weights. Leave it out"),
         "train.channels_last": (train.channels_last, "shares have no such layout. Leave it out"),
         "train.precision=fp16": (precision == "fp16", "losses are not scaled then. Set train.precision=bf16, or fp32"),
         "optim.clip_mode=agc": (
