@@ -9,8 +9,8 @@ import pytest
 
 from augury_authoring.testing.bench import Bench, NotApplicable
 from augury_authoring.testing.candidate import installed_others
-from augury_authoring.testing.checks import basics, draws, network, processes, recipes, state, training
-from augury_authoring.testing.checks import options as declared
+from augury_authoring.testing.checks import basics, declared, draws, network, processes, recipes, state, training
+from augury_authoring.testing.checks import options as given
 from augury_authoring.testing.workers import Workers
 
 
@@ -33,7 +33,11 @@ class MethodContract:
 
     def test_options(self, augury_bench: Bench) -> None:
         """Options refuse what they say they refuse, and each is described."""
-        _ask(declared.options, augury_bench, self.rejects)
+        _ask(given.options, augury_bench, self.rejects)
+
+    def test_declarations(self, augury_bench: Bench) -> None:
+        """What the class declares of views, and what its options declare."""
+        _ask(declared.declarations, augury_bench)
 
     def test_recipes(self, augury_bench: Bench) -> None:
         """Its package's recipes are settings that can be run."""
@@ -66,6 +70,22 @@ class MethodContract:
     def test_own_criterion_heeds_the_batch(self, augury_bench: Bench) -> None:
         """The shares of labels and the weights of rows, where the method replaces the criterion."""
         _ask(basics.criterion, augury_bench)
+
+    def test_images_are_declared(self, augury_bench: Bench) -> None:
+        """Whether `compute_loss` looks at the batch's images."""
+        _ask(declared.images, augury_bench)
+
+    def test_class_logits_are_declared(self, augury_bench: Bench) -> None:
+        """Whether the method's own criterion reads them."""
+        _ask(declared.class_logits, augury_bench)
+
+    def test_more_views_than_asked_for(self, augury_bench: Bench) -> None:
+        """As another method may need."""
+        _ask(declared.more_views, augury_bench)
+
+    def test_a_loss_computed_again(self, augury_bench: Bench) -> None:
+        """Of one batch, with the same draws; no state moves."""
+        _ask(declared.again, augury_bench)
 
     def test_gradients_arrive(self, augury_bench: Bench) -> None:
         """At every parameter of the network and of the method, finite, and the loss's alone."""

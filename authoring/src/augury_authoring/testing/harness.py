@@ -142,7 +142,10 @@ class Trial:
         return moved(batch, device)
 
     def _pipelines(self, rows: int, draws: torch.Generator) -> Tensor:
-        """M int64: round(share * M) rows of each pipeline, the last one what is left."""
+        """M int64: whole views, or round(share * M) rows of each pipeline, the last one what is left."""
+        if self.methods.view_pipelines:
+            numbers = [self.methods.pipelines.index(name) for name in self.methods.view_pipelines]
+            return torch.tensor(numbers).repeat_interleave(rows // len(numbers))
         shares = self.methods.pipeline_shares
         counts = [round(share * rows) for share in list(shares.values())[:-1]]
         made = torch.repeat_interleave(torch.arange(len(shares)), torch.tensor([*counts, rows - sum(counts)]))
