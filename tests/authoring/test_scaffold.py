@@ -31,8 +31,8 @@ from augury_train.recipes import recipes
 from augury_train.training.plan import make_plan
 from augury_train.training.trainer import Trainer
 
-SUBSETS = [hooks for n in range(1, 5) for hooks in itertools.combinations(HOOKS, n)]
-LETTERS = dict(zip(HOOKS, "sale", strict=True))
+SUBSETS = [hooks for n in range(1, 6) for hooks in itertools.combinations(HOOKS, n)]
+LETTERS = dict(zip(HOOKS, "salwe", strict=True))
 LOGS = {"pre_train_stage": "scale", "compute_loss": "penalty", "post_epoch": "gap"}
 
 

@@ -26,8 +26,17 @@ def new(
         typer.Option(
             "--hook",
             metavar="HOOK",
-            help="What it implements: pre_train_stage, augment_batch, compute_loss or post_epoch. Again for more. "
-            "[default: augment_batch]",
+            help="What it implements: pre_train_stage, augment_batch, compute_loss, post_step or post_epoch. Again for "
+            "more. [default: augment_batch]",
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FORM",
+            help="Start from the nearest whole method instead: mixing (images and labels), criterion (a loss of its "
+            "own), regulariser (a term of the loss) or two-views (two versions of each image).",
         ),
     ] = None,
     path: Annotated[
@@ -40,12 +49,14 @@ def new(
     """Write a complete package with a method that works, to be made into your own, and trust it on this machine.
 
     augury plugins new feature_noise --hook augment_batch --hook compute_loss
+
+    augury plugins new my_mix --from mixing
     """
     from augury.registry import Register
-    from augury_authoring.scaffold import DEFAULT_HOOKS, new_package
+    from augury_authoring.scaffold import new_package
 
     register = Register.load()
-    made = new_package(name, hooks or DEFAULT_HOOKS, path=path, register=register)
+    made = new_package(name, hooks or (), form=form, path=path, register=register)
     _tell(made, _list(made.entry, register.user_file))
 
 

@@ -14,6 +14,7 @@ from augury.hookspecs import CONTRACT_VERSION, HOOKS
 from augury.register_file import Entry
 from augury.registry import Register
 from augury_authoring.scaffold.folder import faults, write
+from augury_authoring.scaffold.forms import FORMS, Form
 from augury_authoring.scaffold.names import Names, check_free, spell
 
 DEFAULT_HOOKS = ("augment_batch",)
@@ -31,6 +32,8 @@ FILES = {
     "tests/test_contract.py": "test_contract.py.j2",
     "tests/test_functional.py": "test_functional.py.j2",
 }
+OF_A_FORM = ("method.py.j2", "functional.py.j2", "test_functional.py.j2")
+"""Templates that a form has itself."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ EXAMPLES = {
         log="penalty",
         told="in each epoch's row, its mean without the factor",
     ),
+    "post_step": Example(does="a bound on the weights", function="bounded", option="bound=10.0"),
     "post_epoch": Example(
         does="a running gap of the losses",
         function="running_mean",
@@ -96,23 +100,32 @@ class Package:
 
 
 def new_package(
-    name: str, hooks: Sequence[str] = DEFAULT_HOOKS, *, path: Path | None = None, register: Register | None = None
+    name: str,
+    hooks: Sequence[str] = (),
+    *,
+    form: str | None = None,
+    path: Path | None = None,
+    register: Register | None = None,
 ) -> Package:
     """Write a complete package with a method that works.
 
     Args:
         name: of the method.
-        hooks: what it implements, at least one.
+        hooks: what it implements; `DEFAULT_HOOKS` when empty, unless a form says it.
+        form: the name of a form that it starts from, in `FORMS`; an example of each hook when None.
         path: the folder; it must be empty or not exist. `augury-NAME` in the current one when None.
         register: what names are taken; this machine's when None.
 
     Raises:
-        UsageError: the name is no such name or taken, a hook does not exist or is named twice, or the folder is none or
-            holds files; all of that in one message.
+        UsageError: the name is no such name or taken, a hook or the form does not exist, a hook is named twice or
+            beside a form, or the folder is none or holds files; all of that in one message.
         AuguryError: the folder cannot be written; nothing is left of it then.
     """
     register = register or Register.load()
-    problems, names = _hook_faults(hooks), None
+    problems, names = _form_faults(form, hooks), None
+    if form is None:
+        hooks = hooks or DEFAULT_HOOKS
+        problems += _hook_faults(hooks)
     try:
         names = spell(name)
         check_free(names, register)
@@ -124,18 +137,20 @@ def new_package(
     refuse_all(problems)
     assert names is not None, "a name that cannot be spelt is a problem"
     assert folder is not None, "a name that can be spelt names a folder"
-    hooks = tuple(hook for hook in HOOKS if hook in hooks)
-    files = render(names, hooks)
+    start = None if form is None else FORMS[form]
+    hooks = tuple(hook for hook in HOOKS if hook in hooks) if start is None else start.hooks
+    files = render(names, hooks, start)
     write(folder, files)
     return Package(folder, tuple(files), hooks, _entry(names, folder))
 
 
-def render(names: Names, hooks: Sequence[str]) -> dict[str, str]:
+def render(names: Names, hooks: Sequence[str], form: Form | None = None) -> dict[str, str]:
     """The text of each file by its path in the package.
 
     Args:
         names: of the package's parts.
         hooks: of the method, in the contract's order.
+        form: that it starts from.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -146,16 +161,20 @@ def render(names: Names, hooks: Sequence[str]) -> dict[str, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    known = _known(names, hooks)
+    # One whose code is that of the hooks is told as they are.
+    form = form if form is not None and form.templates else None
+    known = _known(names, hooks, form)
+    own = {} if form is None else {name: f"{form.templates}/{name}" for name in OF_A_FORM}
     return {
-        file.format(module=names.module): environment.get_template(template).render(known)
+        file.format(module=names.module): environment.get_template(own.get(template, template)).render(known)
         for file, template in FILES.items()
     }
 
 
-def _known(names: Names, hooks: Sequence[str]) -> dict[str, object]:
+def _known(names: Names, hooks: Sequence[str], form: Form | None) -> dict[str, object]:
     """What the templates use."""
-    examples = [EXAMPLES[hook] for hook in hooks]
+    examples = [] if form is not None else [EXAMPLES[hook] for hook in hooks]
+    does = [form.does] if form is not None else [example.does for example in examples]
     return {
         "name": names.method,
         "distribution": names.distribution,
@@ -165,19 +184,21 @@ def _known(names: Names, hooks: Sequence[str]) -> dict[str, object]:
         "version": VERSION,
         "core": _compatible(__version__),
         "contract": CONTRACT_VERSION,
-        "summary": _summary(names, hooks),
-        "stage": "pre_train_stage" in hooks,
-        "augment": "augment_batch" in hooks,
-        "loss": "compute_loss" in hooks,
-        "epoch": "post_epoch" in hooks,
+        "summary": _summary(names, does),
+        "form": form,
+        "stage": form is None and "pre_train_stage" in hooks,
+        "augment": form is None and "augment_batch" in hooks,
+        "loss": form is None and "compute_loss" in hooks,
+        "step": form is None and "post_step" in hooks,
+        "epoch": form is None and "post_epoch" in hooks,
         "functions": sorted(example.function for example in examples),
-        "option": examples[-1].option,
+        "option": examples[-1].option if form is None else "=".join(map(str, form.option)),
         "shown": [f"`{names.method}/{example.log}`, {example.told}" for example in examples if example.log],
     }
 
 
-def _summary(names: Names, hooks: Sequence[str]) -> str:
-    *first, last = [EXAMPLES[hook].does for hook in hooks]
+def _summary(names: Names, parts: Sequence[str]) -> str:
+    *first, last = parts
     does = f"{', '.join(first)} and {last}" if first else last
     return f"{names.title}, an example to start from: {does}"
 
@@ -199,9 +220,15 @@ def _entry(names: Names, folder: Path) -> Entry:
     return Entry(names.method, names.distribution, point, versions, str(folder.resolve()))
 
 
+def _form_faults(form: str | None, hooks: Sequence[str]) -> list[str]:
+    if form is None:
+        return []
+    if form not in FORMS:
+        return [unknown("form", form, FORMS, label="Forms")]
+    return [f"the form `{form}` has its own hooks. Leave out --hook, or --from."] if hooks else []
+
+
 def _hook_faults(hooks: Sequence[str]) -> list[str]:
-    if not hooks:
-        return [f"a method implements at least one hook. Name one of {', '.join(HOOKS)}."]
     return [
         unknown("hook", hook, HOOKS, label="Hooks") if hook not in HOOKS else f"hook `{hook}` is named twice."
         for hook, times in Counter(hooks).items()
