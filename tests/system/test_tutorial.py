@@ -1,5 +1,6 @@
-"""docs/tutorial.md as a reader does it: each file written, each command run, in an environment that has augury from
-wheels; its last part by somebody else, in an environment of their own with the wheel that came of it.
+"""The tutorials as a reader does them (docs/tutorial.md, docs/formula.md): each file written, each command run, in an
+environment that has augury from wheels; the last part by somebody else, in an environment of their own with the wheel
+that came of it.
 
 What a reader does not see stands in an HTML comment before a block:
 
@@ -10,6 +11,7 @@ What a reader does not see stands in an HTML comment before a block:
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -24,11 +26,15 @@ from pathlib import Path
 import pytest
 from tests.system.fresh import PROGRAM, ROOT, build_wheel, fresh_environment, install
 
+from augury_authoring.scaffold.forms import FORMS
 from augury_authoring.scaffold.names import spell
 from augury_authoring.scaffold.package import render
+from augury_authoring.testing.bench import Bench
+from augury_authoring.testing.candidate import find
+from augury_authoring.testing.checks import basics
 
-TUTORIAL = ROOT / "docs" / "tutorial.md"
-PACKAGE = "augury-hide-and-seek"
+TUTORIAL, FORMULA = ROOT / "docs" / "tutorial.md", ROOT / "docs" / "formula.md"
+PACKAGE, GCE = "augury-hide-and-seek", "augury-gce"
 # A fence may be longer than three signs, where the block holds fences.
 BLOCK = re.compile(r"((?:^<!--[^\n]*-->\n)*)^(`{3,})(\w*)\n(.*?)^\2$", re.MULTILINE | re.DOTALL)
 TAKES = {"run": ("--set",), "compare": ("--set", "--seeds"), "check": ("--no-suite",)}
@@ -54,8 +60,8 @@ class Block:
         return named[1] if named and self.language in ("python", "toml", "markdown") else ""
 
 
-def blocks() -> Iterator[Block]:
-    text = TUTORIAL.read_text(encoding="utf-8")
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
         before = text[: match.start()].rstrip().splitlines()[-1]
         yield Block(match[3], match[4], match[1], before)
@@ -133,7 +139,7 @@ def test_the_tutorial_ends_with_a_method_that_others_use(tmp_path: Path) -> None
     author, user = machine(tmp_path / "author", *parts), None
     work = author.home
     written = set()
-    for block in blocks():
+    for block in blocks(TUTORIAL):
         if "<!-- not run:" in block.comments:
             continue
         if "<!-- on another machine -->" in block.comments:
@@ -161,12 +167,58 @@ def test_the_tutorial_ends_with_a_method_that_others_use(tmp_path: Path) -> None
     assert written >= {"README.md", "tests/test_functional.py"}
 
 
-def test_the_tutorials_files_are_the_packages_and_as_clean(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_formula_becomes_a_package_that_composes(tmp_path: Path) -> None:
+    parts = [build_wheel(ROOT / part, tmp_path) for part in (*PROGRAM, "plugins/dcutmix", "plugins/isda")]
+    author = machine(tmp_path, *parts)
+    written = set()
+    for block in blocks(FORMULA):
+        if block.language == "sh":
+            for words in commands(block):
+                author.run(words)
+        elif block.file:
+            path = author.home / GCE / block.file
+            assert path.is_file(), f"the tutorial writes a file that the package has not: {block.file}"
+            path.write_text(block.text)
+            written.add(block.file)
+    assert written >= {"src/augury_gce/functional.py", "src/augury_gce/method.py", "tests/test_functional.py"}
+    methods = json.loads((author.home / "runs/three/config.json").read_text())["methods"]
+    assert [method["name"] for method in methods] == ["gce", "isda", "dcutmix"]
+
+
+def test_what_the_formulas_page_says_of_the_suite_is_what_it_says(tmp_path: Path) -> None:
+    """Label weights left out of the last listing; quick, in this process."""
+    texts = {block.file: block.text for block in blocks(FORMULA) if block.file}
+    package = tmp_path / "augury_gce"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "functional.py").write_text(texts["src/augury_gce/functional.py"])
+    faulty = texts["src/augury_gce/method.py"].replace("batch.shares * batch.label_weights", "batch.shares")
+    (package / "method.py").write_text(faulty)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        failed, _ = Bench(find(importlib.import_module("augury_gce.method").Gce, {})).verdict(basics.criterion)
+    for name in [name for name in sys.modules if name.startswith("augury_gce")]:
+        del sys.modules[name]
+    (told,) = [block.text.strip() for block in blocks(FORMULA) if block.text.startswith("gce: ")]
+    assert failed.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "form", "package", "files", "unwritten"),
+    [
+        (TUTORIAL, "hide_and_seek", None, PACKAGE, 7, ["pyproject.toml"]),
+        (FORMULA, "gce", "criterion", GCE, 7, ["README.md", "pyproject.toml"]),
+    ],
+)
+def test_the_tutorials_files_are_the_packages_and_as_clean(
+    tmp_path: Path, page: Path, name: str, form: str | None, package: str, files: int, unwritten: list[str]
+) -> None:
     """Quick, so that a word changed in the tutorial is seen at once."""
-    for file, text in render(spell("hide_and_seek"), ["augment_batch"]).items():
+    for file, text in render(spell(name), ["augment_batch"], form and FORMS[form]).items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
-    for block in blocks():
+    for block in blocks(page):
         if block.file and block.file != "[project]":
             (tmp_path / block.file).write_text(block.text)
     for command in (["format", "--check"], ["check"]):
@@ -175,9 +227,10 @@ def test_the_tutorials_files_are_the_packages_and_as_clean(tmp_path: Path) -> No
             [ruff, *command, "--no-cache", str(tmp_path)], capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    (tree,) = [block.text for block in blocks() if block.text.startswith(f"{PACKAGE}/")]
+    (tree,) = [block.text for block in blocks(page) if block.text.startswith(f"{package}/")]
     told = re.findall(r"^ +(\S+\.\w+) ", tree, re.MULTILINE)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert all(any(path.as_posix().endswith(f"/{name}") for path in files) for name in told)
-    assert len(told) == 7
-    assert [path.name for path in files if "WRITE:" in path.read_text()] == ["pyproject.toml"], "which step 7 writes"
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(any(path.as_posix().endswith(f"/{name}") for path in written) for name in told)
+    assert len(told) == files
+    # What later steps, or the first tutorial's, write.
+    assert sorted(path.name for path in written if "WRITE:" in path.read_text()) == unwritten
