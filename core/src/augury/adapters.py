@@ -83,6 +83,7 @@ def _criterion(
     """Takes the mean of the row losses that a method's own criterion returns."""
     names = list(inspect.signature(implementation).parameters)
 
+    @hookspecs.hookimpl
     def compute_loss(batch: Batch, output: ModelOutput) -> Tensor:
         given = {"batch": batch, "output": output, "run": run}
         try:
@@ -133,7 +134,9 @@ def _wrapper(implementation: Callable[..., Any], name: str, hook: str, run: Run,
                 f"{name}: `{hook}` changed `output.logits`, and a method named before it has set `class_logits`, which "
                 f"the criterion takes instead. Name {name} before that method, or change both."
             )
-        if output is not None and output.class_logits is not before.class_logits and not declares_class_logits:
+        # Whoever changes those that another method has set needs not declare it: that one has.
+        made = output is not None and before.class_logits is None and output.class_logits is not None
+        if made and not declares_class_logits:
             raise MethodError(
                 f"{name}: `{hook}` sets `output.class_logits`, which its class does not declare: a criterion that does "
                 "not read them could not be refused. Set `sets_class_logits = True` in the class."
