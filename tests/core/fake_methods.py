@@ -26,6 +26,8 @@ METHOD = """
 import augury
 
 class M(augury.Method):
+    contract = "2.0"
+
     @augury.hookimpl
     def {hook}(self, {parameters}):
         pass

@@ -9,6 +9,8 @@ import torch
 
 from augury.batch import Batch, ModelOutput
 
+FIELDS = ("images", "labels", "shares", "label_weights", "smoothing", "row_weights", "pipeline", "indices")
+
 
 def random_batch(n: int = 4, views: int = 1, k: int = 2, classes: int = 3) -> Batch:
     """A batch in which every field differs from row to row."""
@@ -16,6 +18,7 @@ def random_batch(n: int = 4, views: int = 1, k: int = 2, classes: int = 3) -> Ba
     batch = Batch.of(torch.randn(rows, 2, 3, 3), torch.zeros(rows), views=views)
     batch.labels = torch.randint(classes, (rows, k))
     batch.shares = torch.rand(rows, k).softmax(1)
+    batch.label_weights = torch.rand(rows, k) + 0.5
     batch.smoothing = torch.rand(rows, k)
     batch.row_weights = torch.rand(rows) + 0.5
     batch.pipeline = torch.arange(rows) % 2
@@ -66,7 +69,7 @@ def test_a_view_is_a_batch_that_shares_memory() -> None:
     assert batch.view_slices() == [slice(0, 4), slice(4, 8), slice(8, 12)]
     second = batch.view(1)
     assert (len(second), second.views, second.pipelines) == (4, 1, batch.pipelines)
-    for field in ("images", "labels", "weights", "smoothing", "row_weights", "pipeline", "indices"):
+    for field in FIELDS:
         assert torch.equal(getattr(second, field), getattr(batch, field)[4:8]), field
     second.images.zero_()
     assert not batch.images[4:8].any()
@@ -162,7 +165,7 @@ def test_images_that_are_taken_keep_all_their_rows(chosen: list[int]) -> None:
     assert (len(batch), batch.views, batch.mixed) == (3 * len(chosen), 3, True)
     for view in range(3):
         for place, image in enumerate(chosen):
-            for name in ("images", "labels", "weights", "smoothing", "row_weights", "pipeline", "indices"):
+            for name in FIELDS:
                 assert torch.equal(getattr(batch.view(view), name)[place], getattr(before.view(view), name)[image]), (
                     name
                 )

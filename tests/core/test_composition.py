@@ -60,7 +60,7 @@ class Second(Recorder):
 class Replacing(augury.Method):
     @augury.hookimpl
     def compute_loss(self, output: augury.ModelOutput) -> Tensor:
-        return output.logits.square().mean()
+        return output.logits.square().mean(1)
 
 
 class Other(Replacing):
@@ -221,7 +221,6 @@ def test_conflicts_needs_and_options_are_told_together_before_anything_is_made()
         "replacing and other each replace the criterion",
         "different shares of the pipelines",
         "unmixed must see images before mixing mixes them. Name unmixed before mixing.",
-        "unmixed needs 2 and threeviews needs 3 views",
         "needy: needs the network's classifier",
         "needy: needs `total_steps`",
     ):
@@ -245,6 +244,7 @@ def test_an_error_names_method_and_hook(hook: str) -> None:
     def everything() -> None:
         methods.pre_train_stage()
         one_step(methods)
+        methods.step()
         methods.post_epoch({"epoch": 1})
 
     with pytest.raises(augury.MethodError, match=f"broken: `{hook}` raised ZeroDivisionError: by nothing") as error:
@@ -298,12 +298,12 @@ def test_run_reaches_nothing_but_what_is_told() -> None:
     assert public == {
         *("step", "total_steps", "progress", "epoch", "epochs", "num_classes", "network", "classifier", "device"),
         *("ranks", "generator", "random", "folder", "log", "log_figure", "log_images", "loader"),
-        *("train_network", "keep"),
+        *("train_network", "keep", "read_network", "again"),
     }
     run = augury.Run(RunState(augury.Spec(3), 0, torch.device("cpu"), augury.Ranks()), "mine")
     with pytest.raises(augury.UsageError, match="mine: needs `total_steps`"):
         _ = run.progress
-    with pytest.raises(augury.UsageError, match="mine: its pre-train stage needs a trainer"):
+    with pytest.raises(augury.UsageError, match="mine: needs a trainer, and this loop lends none"):
         run.train_network()
 
 
@@ -403,6 +403,8 @@ class Bare(augury.Method):
 class Sets(augury.Method):
     """Sets conditional logits."""
 
+    sets_class_logits = True
+
     @augury.hookimpl(wrapper=True)
     def compute_loss(self, output: augury.ModelOutput) -> Any:
         output.class_logits = 2 * output.logits[:, None]
@@ -429,7 +431,8 @@ class Tempers(augury.Method):
         (
             Shrinks,
             "shrinks: `augment_batch` raised ValueError: the batch's fields have other numbers of rows: images 2, "
-            "labels 4, weights 4, smoothing 4, row_weights 4, pipeline 4, indices 4. Leave rows out by batch.take.",
+            "labels 4, shares 4, label_weights 4, smoothing 4, row_weights 4, pipeline 4, indices 4. "
+            "Leave rows out by batch.take.",
         ),
         (
             Flat,

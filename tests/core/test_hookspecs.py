@@ -22,11 +22,12 @@ PARAMETERS = {
     "pre_train_stage": ["run"],
     "augment_batch": ["batch", "run"],
     "compute_loss": ["batch", "output", "run"],
+    "post_step": ["run"],
     "post_epoch": ["run", "metrics"],
 }
 
 
-def test_four_hooks_with_the_designs_parameters() -> None:
+def test_five_hooks_with_the_designs_parameters() -> None:
     assert list(PARAMETERS) == list(hookspecs.HOOKS)
     declared = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")}
     assert declared == PARAMETERS.keys()
@@ -47,23 +48,28 @@ def test_the_page_of_the_design_has_the_same_hooks() -> None:
     assert {name: parameters.split(", ") for name, parameters in rows} == PARAMETERS
 
 
-def example(hook: str) -> str:
-    """The code in a hook's docstring: what is indented deeper than its text."""
+def examples(hook: str) -> list[str]:
+    """The pieces of code in a hook's docstring: what is indented deeper than its text."""
     text = inspect.getdoc(getattr(hookspecs, hook)) or ""
     found = re.findall(r"(?:^    .*\n?|^\n)+", text, re.MULTILINE)
-    (code,) = (textwrap.dedent(block) for block in found if block.strip())
-    return code
+    return [textwrap.dedent(block).strip("\n") for block in found if block.strip()]
 
 
-def with_example(hook: str) -> type[augury.Method]:
+def with_example(hook: str, number: int = 0) -> type[augury.Method]:
     """A method that has what the examples use, and this one's hook."""
     names: dict[str, Any] = {"augury": augury, "torch": torch}
-    exec(example(hook), names)
+    code = examples(hook)[number]
+    if not code.startswith("@"):
+        # What a wrapper does behind its `yield`.
+        head = f"@augury.hookimpl(wrapper=True)\ndef {hook}(self, batch, output):\n"
+        code = head + textwrap.indent(textwrap.dedent(code), "    ")
+    exec(code, names)
 
     class Example(augury.Method):
         class Options(augury.Options):
             scale: float = Field(0.5, ge=0)
             weight: float = Field(2.0, ge=0)
+            bound: float = Field(0.5, gt=0)
 
         def __init__(self, options: Any, spec: augury.Spec) -> None:
             super().__init__(options, spec)
@@ -122,6 +128,53 @@ def test_the_losss_example_adds_a_term(methods: augury.Composition) -> None:
     features = torch.full((4, 5), 3.0)
     loss = methods.compute_loss(batch_of(methods), augury.ModelOutput(features, torch.zeros(4, 3)))
     torch.testing.assert_close(loss, torch.tensor(3.0).log() + 2 * 9)
+
+
+def labelled(logits: torch.Tensor) -> augury.Batch:
+    """A batch of two labels a row with shares and weights."""
+    batch = augury.Batch.of(torch.zeros(len(logits), 1, 2, 2), torch.zeros(len(logits)))
+    batch.labels = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2]])
+    batch.shares = torch.rand(4, 2).softmax(1)
+    batch.label_weights, batch.row_weights = torch.rand(4, 2) + 0.5, torch.rand(4) + 0.5
+    batch.smoothing = torch.zeros(4, 2)
+    return batch
+
+
+def test_the_losss_examples_are_three() -> None:
+    assert [len(examples(hook)) for hook in hookspecs.HOOKS] == [1, 1, 3, 1, 1]
+
+
+def test_the_criterions_example_is_weighed_by_augury() -> None:
+    logits = torch.randn(4, 3)
+    batch = labelled(logits)
+    methods = augury.compose([with_example("compute_loss", 1)], num_classes=3)
+    loss = methods.compute_loss(batch, augury.ModelOutput(torch.zeros(4, 5), logits))
+    expected = 0.0
+    for m in range(4):
+        for k in range(2):
+            hinge = max(0.0, 1 - float(logits[m, batch.labels[m, k]]))
+            weight = batch.row_weights[m] * batch.shares[m, k] * batch.label_weights[m, k]
+            expected += float(weight) * hinge / 4
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_selections_example_leaves_the_rows_of_low_loss() -> None:
+    logits = torch.tensor([[4.0, 0, 0], [0, 0, 4], [0, 4, 0], [4, 0, 0]])
+    batch = augury.Batch.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 1, 2]))
+    batch.row_weights = torch.tensor([1.0, 2.0, 3.0, 1.0])
+    methods = augury.compose([with_example("compute_loss", 2)], num_classes=3)
+    loss = methods.compute_loss(batch, augury.ModelOutput(torch.zeros(4, 5), logits))
+    low = -logits[0].log_softmax(0)[0]
+    assert float(loss) == pytest.approx(4 * float(low) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("methods", ["post_step"], indirect=True)
+def test_the_steps_example_bounds_the_weights(methods: augury.Composition) -> None:
+    methods.run.network = nn.Linear(3, 2)
+    with torch.no_grad():
+        methods.run.network.weight.copy_(torch.tensor([[3.0, -2.0, 0.25], [0.5, -0.5, 9.0]]))
+    methods.step()
+    assert methods.run.network.weight.tolist() == [[0.5, -0.5, 0.25], [0.5, -0.5, 0.5]]
 
 
 @pytest.mark.parametrize("methods", ["post_epoch"], indirect=True)

@@ -15,6 +15,7 @@ from augury.errors import UsageError
 from augury.method import check_method, hook_implementations, replaces_criterion
 
 SPEC = augury.Spec(num_classes=3)
+MOVED = "Upgrade its package; its author finds in docs/moving.md how it is moved."
 
 
 class Plain(augury.Method):
@@ -144,7 +145,9 @@ def test_a_method_without_hooks_is_refused() -> None:
     [
         ("1.0", "1.0", ""),
         ("1.2", "1.1", ""),
-        ("2.0", "1.0", "was written for contract 1.0, and this augury-core has contract 2.0. Upgrade its package."),
+        ("2.0", "1.0", "was written for contract 1.0, and this augury-core has contract 2.0. " + MOVED),
+        ("2.0", "1.5", "was written for contract 1.5, and this augury-core has contract 2.0. " + MOVED),
+        ("2.0", "2.1", "was written for contract 2.1, and this augury-core has contract 2.0. Upgrade augury-core."),
         ("1.0", "2.0", "was written for contract 2.0, and this augury-core has contract 1.0. Upgrade augury-core."),
         ("1.0", "1.1", "was written for contract 1.1, and this augury-core has contract 1.0. Upgrade augury-core."),
         ("1.0", "1", "`contract` must be a version such as '1.0', got '1'."),
@@ -165,11 +168,12 @@ def test_a_method_for_another_contract_is_refused(
     assert str(refused.value) == f"old: {fault}"
 
 
-def test_a_method_that_does_not_say_its_contract_was_written_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert augury.CONTRACT_VERSION == "1.0"
-    monkeypatch.setattr("augury.method.CONTRACT_VERSION", "2.0")
+def test_a_class_of_the_program_that_does_not_say_its_contract_is_for_todays() -> None:
+    assert augury.CONTRACT_VERSION == "2.0"
+    assert Plain.contract is None
+    assert check_method(Plain, "plain") is Plain
     with pytest.raises(UsageError, match=r"^plain: was written for contract 1\.0"):
-        check_method(Plain, "plain")
+        check_method(Plain, "plain", unsaid="1.0")
 
 
 @pytest.mark.parametrize("options", [dict, {"weight": 0.5}, nn.Module, None])
@@ -188,8 +192,8 @@ def test_a_misspelt_hook_is_refused_with_the_one_meant() -> None:
     with pytest.raises(UsageError) as caught:
         check_method(with_hook(lambda self, batch: None, "augment_bacth"), "typo")
     assert str(caught.value) == (
-        "typo: unknown hook `augment_bacth`. Hooks: augment_batch, compute_loss, post_epoch, pre_train_stage. "
-        "Did you mean `augment_batch`?"
+        "typo: unknown hook `augment_bacth`. Hooks: augment_batch, compute_loss, post_epoch, post_step, "
+        "pre_train_stage. Did you mean `augment_batch`?"
     )
 
 

@@ -113,5 +113,5 @@ class Bare:
 @pytest.mark.parametrize("what", ["loader", "train_network"])
 def test_what_a_stage_needs_and_the_loop_does_not_lend_is_told(what: str, host: Any) -> None:
     methods = augury.compose([(Staged, {"what": what})], num_classes=2, network=nn.Linear(2, 2))
-    with pytest.raises(augury.UsageError, match=rf"^staged: its pre-train stage needs .* \(`augury.Host.{what}`"):
+    with pytest.raises(augury.UsageError, match=rf"^staged: needs .* \(`augury.Host.{what}`"):
         methods.pre_train_stage(host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -36,38 +37,38 @@ def numbers(draws: Draws, step: int | str) -> tuple[list[float], float]:
 
 
 def test_draws_go_on_within_a_step_and_start_anew_with_the_next() -> None:
-    draws = Draws(0, "isda", 0)
+    draws = Draws(0, "isda", rank=0)
     first, more = numbers(draws, 5), numbers(draws, 5)
     later = numbers(draws, 6)
     for tensors_or_hosts in zip(first, more, later, strict=True):
         assert len({str(n) for n in tensors_or_hosts}) == 3
     assert numbers(draws, 5) == first, "no memory of what was drawn before"
-    assert numbers(Draws(0, "isda", 0), 6) == later, "nor of steps that were taken"
+    assert numbers(Draws(0, "isda", rank=0), 6) == later, "nor of steps that were taken"
 
 
-@pytest.mark.parametrize("other", [(1, "isda", 0), (0, "agmax", 0)], ids=["seed", "name"])
-def test_another_seed_or_name_draws_other_numbers(other: tuple[int, str, int]) -> None:
-    (tensor, host), (other_tensor, other_host) = numbers(Draws(0, "isda", 0), 3), numbers(Draws(*other), 3)
+@pytest.mark.parametrize("other", [(1, "isda"), (0, "agmax"), (0, "isda", "loss")], ids=["seed", "name", "hook"])
+def test_another_seed_or_name_draws_other_numbers(other: tuple[Any, ...]) -> None:
+    (tensor, host), (other_tensor, other_host) = numbers(Draws(0, "isda", rank=0), 3), numbers(Draws(*other, rank=0), 3)
     assert tensor != other_tensor
     assert host != other_host
 
 
 def test_processes_draw_apart_on_the_device_and_decide_alike_on_the_host() -> None:
-    (tensor, host), (other_tensor, other_host) = (numbers(Draws(0, "isda", rank), 3) for rank in (0, 1))
+    (tensor, host), (other_tensor, other_host) = (numbers(Draws(0, "isda", rank=rank), 3) for rank in (0, 1))
     assert tensor != other_tensor
     assert host == other_host
 
 
 def test_the_stage_leaves_the_first_steps_draws_alone() -> None:
-    draws = Draws(0, "resmooth", 0)
+    draws = Draws(0, "resmooth", rank=0)
     stage = numbers(draws, "stage")
-    assert numbers(draws, 0) == numbers(Draws(0, "resmooth", 0), 0)
-    assert stage != numbers(Draws(0, "resmooth", 0), 0)
+    assert numbers(draws, 0) == numbers(Draws(0, "resmooth", rank=0), 0)
+    assert stage != numbers(Draws(0, "resmooth", rank=0), 0)
 
 
 def test_the_device_and_the_host_draw_apart_and_no_global_generator_moves() -> None:
     torch_state, host_state = torch.get_rng_state(), random.getstate()
-    alone, both = Draws(0, "isda", 0), Draws(0, "isda", 0)
+    alone, both = Draws(0, "isda", rank=0), Draws(0, "isda", rank=0)
     both.host(0).random()
     assert torch.equal(torch.rand(3, generator=both.torch(0, CPU)), torch.rand(3, generator=alone.torch(0, CPU)))
     assert torch.equal(torch.get_rng_state(), torch_state)
