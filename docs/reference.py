@@ -31,8 +31,9 @@ keeps it so. Do not edit it by hand. This is contract {augury.CONTRACT_VERSION} 
 
 A method is a subclass of [`augury.Method`](#method) that implements at least one of five hooks, each marked with
 `@augury.hookimpl`. It names the parameters it needs, any of the hook's, without defaults. Hooks are called in the order
-in which the user names the methods. [authors.md](authors.md) starts from what a paper needs, [composition.md](composition.md) tells what
-several methods do together, [own-loop.md](own-loop.md) how a loop calls them.
+in which the user names the methods. [authors.md](authors.md) starts from what a paper needs,
+[composition.md](composition.md) tells what several methods do together, [own-loop.md](own-loop.md) how a loop calls
+them.
 
 Letters in shapes: N images, M = views · N rows (view-major: all of view 0, then all of view 1), C classes, K labels
 that a row is mixed from, A features, ch × H × W pixels.
