@@ -88,11 +88,11 @@ layers: install ## which package and module may import which
 
 $(TESTS:%=test-%): test-%: install
 	@echo "== pytest tests/$*"
-	$(PYTEST) tests/$* -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(PYTEST) tests/$* -m "not slow and not gpu" --augury-quick $(PYTEST_ARGS)
 
 unit: install ## the tests alone
 	@echo "== pytest"
-	$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not gpu" --augury-quick $(PYTEST_ARGS)
 
 fuzz: install ## 10,000 hostile files and texts instead of the 300 of `make unit`, other ones each time (half an hour)
 	@echo "== fuzzing"

@@ -170,7 +170,9 @@ def test_the_suite_s_failures_are_told_in_a_line_each(install: Install, monkeypa
     install("beta", "raise RuntimeError")
     told, ran = [], []
 
-    def suite(method: str, options: object = None, reporter: Callable[[str], None] = print) -> SuiteResult:
+    def suite(
+        method: str, options: object = None, reporter: Callable[[str], None] = print, *, quick: bool = False
+    ) -> SuiteResult:
         ran.append(method)
         reporter("shares")
         failed = Failure("shares", "sum to:\n  0.9"), Failure("state", ""), Failure("draws", "as before " * 99)
@@ -200,15 +202,16 @@ def test_the_suite_is_run_with_what_the_register_gives(install: Install, monkeyp
     install("beta", REQUIRES)
     with default_user_file().open("a") as file:
         file.write("[defaults.alpha]\nx = 3\nrate = 2.5\n")
-    given = {}
+    given: dict[tuple[str, bool], object] = {}
 
-    def suite(method: str, options: object = None, reporter: object = None) -> SuiteResult:
-        given[method] = options
+    def suite(method: str, options: object = None, reporter: object = None, *, quick: bool = False) -> SuiteResult:
+        given[method, quick] = options
         return SuiteResult(method, 1, (), 0, 1.0)
 
     monkeypatch.setattr("augury_authoring.testing.outcome.run_suite", suite)
     alpha, beta = check(["alpha", "beta"], costs=False).methods
-    assert given == {"alpha": {"x": 3, "rate": 2.5}}
+    check(["alpha"], costs=False, quick=True)
+    assert given == {("alpha", quick): {"x": 3, "rate": 2.5} for quick in (False, True)}
     assert alpha.suite is not None
     assert alpha.notes == ()
     assert beta.passed
@@ -295,7 +298,7 @@ def test_hooks_that_are_not_there_cost_nothing_and_the_reference_is_stated(insta
     code = "import augury\nclass M(augury.Method):\n    @augury.hookimpl\n    def post_epoch(self):\n        pass\n"
     install("alpha", code)
     meter = CostMeter(Register.load(), images=IMAGES, device="cpu")
-    assert meter.measure("alpha") == HookCosts(None, None, 1)
+    assert meter.measure("alpha") == HookCosts(None, None, None, 1)
     reference = meter.reference
     assert (reference.images, reference.image_size, reference.classes) == (IMAGES, (3, 32, 32), 10)
     assert (reference.model, reference.precision, reference.hardware["device"]) == ("resnet20_cifar", "fp32", "cpu")

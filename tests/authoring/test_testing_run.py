@@ -211,3 +211,19 @@ def test_it_runs_beside_xdist_with_warnings_as_errors(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, "-n", "2", *suite)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d\d passed, \d skipped", done.stdout)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_quick_suite_leaves_out_what_takes_longest(quick: bool) -> None:
+    command = [sys.executable, "-m", "pytest", "--pyargs", "augury.testing.suite", "--augury-method", "dcutmix", "-q"]
+    command += ["--collect-only", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
+    done = subprocess.run(
+        [*command, *(["--augury-quick"] if quick else [])], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = set(re.findall(r"::(test_\w+)", done.stdout))
+    assert {"test_two_processes_agree", "test_composes"} - names == (
+        {"test_two_processes_agree", "test_composes"} if quick else set()
+    )
+    assert {"test_trains", "test_state_survives", "test_a_loss_computed_again"} <= names
+    assert ("deselected" in done.stdout) == quick

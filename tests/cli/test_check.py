@@ -28,7 +28,7 @@ GOOD = Checked(
     hooks=("augment_batch", "post_epoch"),
     contract="1.0",
     suite=SuiteResult("alpha", 31, (), 2, 14.0),
-    costs=HookCosts(0.002, None, 2),
+    costs=HookCosts(0.002, None, None, 2),
 )
 STRANGER = Checked(
     "stranger",
@@ -135,7 +135,7 @@ def test_a_terminal_has_a_table_that_leaves_out_what_does_not_fit(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    costly = replace(GOOD, name="manifold_mixup", costs=HookCosts(0.0123, 0.0299, 2))
+    costly = replace(GOOD, name="manifold_mixup", costs=HookCosts(0.0123, 0.0299, 0.0004, 2))
     _, out, _ = shown(monkeypatch, capsys, GOOD, costly)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out.partition("contract suite")[0]).splitlines()
     assert max(map(len, lines)) <= columns

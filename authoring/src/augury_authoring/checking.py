@@ -102,6 +102,7 @@ def check(
     register: Register | None = None,
     *,
     suite: bool | None = None,
+    quick: bool = False,
     costs: bool = True,
     watch: Watch = lambda doing, at="": None,
 ) -> Report:
@@ -112,6 +113,7 @@ def check(
             when empty.
         register: the built-in and the user's register when None.
         suite: run the contract suite on each, in a process of its own; where pytest is installed when None.
+        quick: leave out of the suite what takes longest, two processes and other methods.
         costs: measure what each hook adds to a step.
         watch: told what is being done.
 
@@ -134,7 +136,7 @@ def check(
                 meter = CostMeter(register)
             method = _measured(method, meter, watch)
         if method.hooks is not None and suite:
-            method = _through_suite(method, register, watch)
+            method = _through_suite(method, register, quick, watch)
         checked.append(method)
     measured = meter is not None and any(method.costs for method in checked)
     if measured:
@@ -257,7 +259,7 @@ def _measured(method: Checked, meter: CostMeter, watch: Watch) -> Checked:
         return replace(method, faults=(*method.faults, f"{method.name}: a step on the reference failed: {reason}"))
 
 
-def _through_suite(method: Checked, register: Register, watch: Watch) -> Checked:
+def _through_suite(method: Checked, register: Register, quick: bool, watch: Watch) -> Checked:
     """With what the contract suite found of it with the options that the register gives it."""
     from augury_authoring.testing.outcome import run_suite
     from augury_train.description import plain
@@ -271,7 +273,7 @@ def _through_suite(method: Checked, register: Register, watch: Watch) -> Checked
         return replace(method, notes=(*method.notes, left_out))
     doing = f"{name}: contract suite"
     watch(doing)
-    return replace(method, suite=run_suite(name, plain(given), reporter=lambda check: watch(doing, check)))
+    return replace(method, suite=run_suite(name, plain(given), lambda check: watch(doing, check), quick=quick))
 
 
 def failures(method: Checked) -> Iterator[str]:

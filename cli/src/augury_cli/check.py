@@ -16,9 +16,20 @@ if TYPE_CHECKING:
     from augury_authoring.checking import Checked, Report
     from augury_train.training.hook_costs import ReferenceStep
 
-_TITLES = ("name", "package", "listed", "hooks", "contract", "suite", "augment_batch", "compute_loss", "rows")
+_TITLES = (
+    "name",
+    "package",
+    "listed",
+    "hooks",
+    "contract",
+    "suite",
+    "augment_batch",
+    "compute_loss",
+    "post_step",
+    "rows",
+)
 _WRAPS = ("package", "listed", "hooks", "suite")
-_RIGHT = ("augment_batch", "compute_loss", "rows")
+_RIGHT = ("augment_batch", "compute_loss", "post_step", "rows")
 # The least needed first: what is wrong with any of them is a line of its own.
 _SPARE = ("contract", "hooks", "package", "listed")
 
@@ -35,6 +46,12 @@ def check(
             show_default="where pytest is installed",
         ),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Leave out of the suite what takes longest: two processes, and the other methods."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print an object and nothing else on stdout.")] = False,
 ) -> None:
     """Hold methods against the register and the contract: what is listed, its hooks, the contract suite, what each
@@ -47,7 +64,7 @@ def check(
     try:
         # What a method prints is no part of the answer.
         with contextlib.redirect_stdout(sys.stderr):
-            report = run_check(names or (), register, suite=suite, watch=watch)
+            report = run_check(names or (), register, suite=suite, quick=quick, watch=watch)
     finally:
         watch.stop()
     if as_json:
@@ -116,6 +133,7 @@ def _cells(method: Checked, reference: ReferenceStep | None) -> tuple[str, ...]:
         _suite(method),
         _cost(costs.augment_batch if costs else None, reference),
         _cost(costs.compute_loss if costs else None, reference),
+        _cost(costs.post_step if costs else None, reference),
         f"{costs.views}x" if costs else "",
     )
 

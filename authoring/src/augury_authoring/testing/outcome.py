@@ -56,7 +56,11 @@ class SuiteResult:
 
 
 def run_suite(
-    method: str, options: Mapping[str, Any] | None = None, reporter: Callable[[str], None] | None = None
+    method: str,
+    options: Mapping[str, Any] | None = None,
+    reporter: Callable[[str], None] | None = None,
+    *,
+    quick: bool = False,
 ) -> SuiteResult:
     """Run the contract suite on an installed method in a fresh process, which imports it whether or not a register
     lists it.
@@ -65,6 +69,7 @@ def run_suite(
         method: its name.
         options: to test it with, as JSON has them; its defaults when None.
         reporter: told each check's name when it is over.
+        quick: leave out two processes and other methods, which take longest.
 
     Raises:
         UsageError: pytest is not installed.
@@ -77,7 +82,7 @@ def run_suite(
         rows = folder / "results.jsonl"
         with (folder / "output.txt").open("w+", encoding="utf-8") as output:
             process = subprocess.Popen(
-                _command(method, options or {}, rows),
+                _command(method, options or {}, rows, quick),
                 cwd=folder,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -94,8 +99,10 @@ def run_suite(
     return _result(method, found, process.returncode, said, time.perf_counter() - started)
 
 
-def _command(method: str, options: Mapping[str, Any], rows: Path) -> list[str]:
+def _command(method: str, options: Mapping[str, Any], rows: Path, quick: bool) -> list[str]:
     given = ["--augury-method", method, "--augury-options", json.dumps(dict(options)), "--augury-results", str(rows)]
+    if quick:
+        given.append("--augury-quick")
     # No settings and no plugins but ours: the result is the method's.
     alone = ["-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-p", "augury_authoring.testing.plugin"]
     return [sys.executable, "-m", "pytest", "--pyargs", SUITE, "-q", *alone, *given]

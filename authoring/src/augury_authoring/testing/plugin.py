@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from augury_authoring.testing.workers import Workers
 
 PROCESSES_TEST = "test_two_processes_agree"
+LONG_TESTS = (PROCESSES_TEST, "test_composes")
+"""Tests that --augury-quick leaves out: together they take longer than all others."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("augury", "the contract suite for methods of augury")
     group.addoption("--augury-method", metavar="NAME", help="what `--pyargs augury.testing.suite` tests")
     group.addoption("--augury-options", metavar="JSON", default="{}", help="options to test it with, as a JSON object")
+    group.addoption(
+        "--augury-quick", action="store_true", help="leave out what takes longest: two processes, and other methods"
+    )
     group.addoption("--augury-results", metavar="FILE", help="write each check's outcome there, a JSON object a line")
 
 
@@ -70,6 +75,24 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     except UsageError as error:
         return _Refused.of(collector, name, str(error))
     return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests where a quick suite is asked for."""
+    module: Any = sys.modules.get("augury_authoring.testing.contract")
+    if module is None or not config.getoption("augury_quick"):
+        return
+    left_out = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function)
+        and item.originalname in LONG_TESTS
+        and item.cls is not None
+        and issubclass(item.cls, module.MethodContract)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 class _Refused(pytest.Collector):

@@ -38,11 +38,13 @@ class HookCosts:
         augment_batch: of the call, and of what it makes the forward pass mix.
         compute_loss: of the loss and its backward pass down to features, classifier and the method's parameters, beyond
             what the criterion alone takes on the same batch.
+        post_step: of the call.
         views: factor by which the rows of a batch grow, and with them the step itself.
     """
 
     augment_batch: float | None
     compute_loss: float | None
+    post_step: float | None
     views: int
 
 
@@ -117,15 +119,16 @@ class CostMeter:
         built.methods.pre_train_stage()
         hooks = hook_implementations(type(built.methods[name]))
         alone = Composition([], built.plan.spec, device=built.accelerator.device)
-        augmenting, losing = [], []
         batches = _batches(built)
-        for _ in range(REPEATS + 1):
-            rounds = [_one_step(built, alone, step, batch, hooks) for step, batch in enumerate(batches)]
-            augmenting.append([augment for augment, _ in rounds])
-            losing.append([loss for _, loss in rounds])
+        rounds = [
+            [_one_step(built, alone, step, batch, hooks) for step, batch in enumerate(batches)]
+            for _ in range(REPEATS + 1)
+        ]
+        augment, loss, post = ([[taken[n] for taken in steps] for steps in rounds] for n in range(3))
         return HookCosts(
-            augment_batch=_typical(augmenting) if "augment_batch" in hooks else None,
-            compute_loss=_typical(losing) if "compute_loss" in hooks else None,
+            augment_batch=_typical(augment) if "augment_batch" in hooks else None,
+            compute_loss=_typical(loss) if "compute_loss" in hooks else None,
+            post_step=_typical(post) if "post_step" in hooks else None,
             views=built.methods.views,
         )
 
@@ -144,20 +147,23 @@ class CostMeter:
         return Built(make_plan(read_config(values, subject="reference"), self._register))
 
 
-def _one_step(built: Built, alone: Composition, step: int, batch: Batch, hooks: dict[str, Any]) -> tuple[float, float]:
-    """Seconds of augment_batch, and of compute_loss beyond the criterion's, in one step."""
+def _one_step(
+    built: Built, alone: Composition, step: int, batch: Batch, hooks: dict[str, Any]
+) -> tuple[float, float, float]:
+    """Seconds of augment_batch, of compute_loss beyond the criterion's, and of post_step, in one step."""
     methods, device = built.methods, built.accelerator.device
     methods.run.step, batch = step, _copy(batch)
     augment = _seconds(lambda: methods.augment_batch(batch), device)
     if len(batch) == 0:
-        return augment, 0.0
+        return augment, 0.0, 0.0
     augment += _mixing_inside(built, batch)
-    if "compute_loss" not in hooks:
-        return augment, 0.0
-    output = _outputs(built, batch)
-    # The first backward pass of a shape fills caches that the second finds.
-    plain = min(_seconds(lambda: _loss(alone, batch, output()), device) for _ in range(2))
-    return augment, _seconds(lambda: _loss(methods, batch, output()), device) - plain
+    loss = 0.0
+    if "compute_loss" in hooks:
+        output = _outputs(built, batch)
+        # The first backward pass of a shape fills caches that the second finds.
+        plain = min(_seconds(lambda: _loss(alone, batch, output()), device) for _ in range(2))
+        loss = _seconds(lambda: _loss(methods, batch, output()), device) - plain
+    return augment, loss, _seconds(methods.step, device) if "post_step" in hooks else 0.0
 
 
 def _mixing_inside(built: Built, batch: Batch) -> float:
