@@ -26,6 +26,7 @@ import time, torch
 import augury
 
 class M(augury.Method):
+    contract = "2.0"
     {attributes}
 
     @augury.hookimpl
@@ -98,7 +99,7 @@ def test_a_method_that_fits_has_no_faults(install: Install) -> None:
             {"entry": "linear_classifier = true"},
             r"user register lists `linear_classifier = true`; fake_alpha:M says otherwise\. `augury plugins trust",
         ),
-        ({"code": source('contract = "2.0"')}, "fake-alpha 1.0: alpha: was written for contract 2.0"),
+        ({"code": source('contract = "1.0"')}, "fake-alpha 1.0: alpha: was written for contract 1.0"),
         ({"code": source("", "") + "1/0"}, "importing fake_alpha:M of fake-alpha 1.0 failed: "),
         ({"requires": "augury_core[x] >=7,<8"}, r"fake-alpha 1.0 requires augury-core<8,>=7, installed is 0\."),
         ({"entry": 'versions = ">=2"'}, "fake-alpha 1.0 .* is not among the listed versions"),
@@ -295,7 +296,8 @@ def test_costs_are_those_of_the_hooks_alone(install: Install, monkeypatch: pytes
 
 
 def test_hooks_that_are_not_there_cost_nothing_and_the_reference_is_stated(install: Install) -> None:
-    code = "import augury\nclass M(augury.Method):\n    @augury.hookimpl\n    def post_epoch(self):\n        pass\n"
+    code = "import augury\nclass M(augury.Method):\n    contract = '2.0'\n"
+    code += "    @augury.hookimpl\n    def post_epoch(self):\n        pass\n"
     install("alpha", code)
     meter = CostMeter(Register.load(), images=IMAGES, device="cpu")
     assert meter.measure("alpha") == HookCosts(None, None, None, 1)

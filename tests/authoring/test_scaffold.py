@@ -31,13 +31,14 @@ from augury_train.recipes import recipes
 from augury_train.training.plan import make_plan
 from augury_train.training.trainer import Trainer
 
-SUBSETS = [hooks for n in range(1, 6) for hooks in itertools.combinations(HOOKS, n)]
-LETTERS = dict(zip(HOOKS, "salwe", strict=True))
+# Each hook alone, beside each other, and all together.
+SUBSETS = [hooks for n in (1, 2, len(HOOKS)) for hooks in itertools.combinations(HOOKS, n)]
+LETTERS = dict(zip(HOOKS, "salpe", strict=True))
 LOGS = {"pre_train_stage": "scale", "compute_loss": "penalty", "post_epoch": "gap"}
 
 
 def name_of(hooks: tuple[str, ...], start: str = "x") -> str:
-    """A name for each subset: `x_sale` has all of them."""
+    """A name for each subset: `x_salpe` has all of them."""
     return f"{start}_{''.join(LETTERS[hook] for hook in hooks)}"
 
 
@@ -165,12 +166,12 @@ def test_all_of_them_train_on_digits_together(register: augury.Register, tmp_pat
         logged = {key.partition("/")[2] for key in row if key.startswith(f"{name}/")}
         assert logged == {LOGS[hook] for hook in hooks if hook in LOGS}, name
     assert math.isfinite(row["train_loss"])
-    scale = trainer.methods["x_sale"].scale
+    scale = trainer.methods["x_salpe"].scale
     squares = torch.cat([batch.images for batch in trainer.loader("base")]).double().square()
     torch.testing.assert_close(scale.double(), squares.mean().sqrt(), rtol=1e-6, atol=0)
     assert trainer.methods["x_se"].gap == pytest.approx(0.5 * (row["val_loss"] - row["train_loss"]))
     # Each acts: the noise of eight methods, and a penalty that is the mean square of the logits.
-    assert row["x_l/penalty"] == pytest.approx(row["x_sale/penalty"])
+    assert row["x_l/penalty"] == pytest.approx(row["x_salpe/penalty"])
     assert row["x_l/penalty"] > 0
 
 

@@ -171,7 +171,7 @@ def test_backbones_for_an_alias_and_for_a_method_of_somebodys(augury: Commands, 
         assert [model["name"] for model in models] == found
     default_user_file().write_text(listed)
     (package / "__init__.py").write_text(
-        "import augury\nprint('loud')\nclass M(augury.Method):\n    linear_classifier = True\n"
+        "import augury\nprint('loud')\nclass M(augury.Method):\n    contract = '2.0'\n    linear_classifier = True\n"
         "    @augury.hookimpl\n    def post_epoch(self, metrics): ...\n"
     )
     code, out, err = augury("backbones", "--for", "alpha", "--json")

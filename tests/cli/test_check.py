@@ -26,7 +26,7 @@ GOOD = Checked(
     layer="user",
     versions=">=1,<2",
     hooks=("augment_batch", "post_epoch"),
-    contract="1.0",
+    contract="2.0",
     suite=SuiteResult("alpha", 31, (), 2, 14.0),
     costs=HookCosts(0.002, None, None, 2),
 )
@@ -108,7 +108,7 @@ def test_json_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     report = json.loads(out)
     assert (code, report["passed"]) == (1, False)
     assert report["reference"]["seconds"] == 0.4
-    assert report["contract"] == "1.0"
+    assert report["contract"] == "2.0"
     alpha, stranger = report["methods"]
     assert [alpha["passed"], stranger["passed"]] == [True, False]
     assert alpha["suite"] == {"method": "alpha", "passed": 31, "failed": [], "skipped": 2, "seconds": 14.0}

@@ -88,7 +88,9 @@ def test_a_permutation_stays_within_each_view_and_follows_the_generator() -> Non
 
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("sources_each", [1, 2, 3])
-def test_labels_smoothing_and_row_weights_travel_with_the_images(views: int, sources_each: int) -> None:
+def test_labels_with_their_weights_and_smoothing_and_row_weights_travel_with_the_images(
+    views: int, sources_each: int
+) -> None:
     before = random_batch(n=5, views=views, k=2)
     batch = copy.deepcopy(before)
     rows = len(batch)
@@ -107,11 +109,13 @@ def test_labels_smoothing_and_row_weights_travel_with_the_images(views: int, sou
                 float(before.labels[source, k]),
                 float(share) * float(before.shares[source, k]),
                 float(before.smoothing[source, k]),
+                float(before.label_weights[source, k]),
             )
             for source, share in zip(sources[row].tolist(), shares[row], strict=True)
             for k in range(2)
         ]
-        found = torch.stack([batch.labels[row].float(), batch.shares[row], batch.smoothing[row]], 1)
+        fields = batch.labels[row].float(), batch.shares[row], batch.smoothing[row], batch.label_weights[row]
+        found = torch.stack(fields, 1)
         torch.testing.assert_close(found, torch.tensor(expected))
         weight = sum(
             float(s) * float(before.row_weights[r]) for r, s in zip(sources[row].tolist(), shares[row], strict=True)
@@ -134,6 +138,34 @@ def test_mixing_twice_is_the_mixture_of_the_mixtures() -> None:
         targets = (shares.double()[:, :, None] * targets[sources]).sum(1)
     assert batch.labels.shape == (6, 4)
     torch.testing.assert_close(batch.soft_targets(3).double(), targets, rtol=1e-6, atol=1e-7)
+
+
+def dense(batch: Batch, values: torch.Tensor, classes: int = 3) -> torch.Tensor:
+    """M x C float64: values M x K of the labels, times their shares, summed by class."""
+    found = torch.zeros(len(batch), classes, dtype=torch.float64)
+    return found.scatter_add_(1, batch.labels, (batch.shares * values).double())
+
+
+@pytest.mark.parametrize("last", ["mix", "mix_hidden", "take"])
+def test_what_is_of_a_label_stays_with_it_through_a_mixture_of_mixtures(last: str) -> None:
+    batch = random_batch(n=6, views=2, k=2)
+    rows, names = len(batch), ("label_weights", "smoothing")
+    expected = {name: dense(batch, getattr(batch, name)) for name in names}
+    for seed in (1, 2):
+        draw = torch.Generator().manual_seed(seed)
+        sources = torch.stack([torch.arange(rows), batch.permutation(draw), batch.permutation(draw)], 1)
+        shares = torch.rand(rows, 3, generator=draw).softmax(1)
+        if seed == 2 and last == "mix_hidden":
+            batch.mix_hidden("layer", lambda hidden: hidden, sources, shares)
+        else:
+            batch.mix(batch.images, sources, shares)
+        expected = {name: (shares.double()[:, :, None] * values[sources]).sum(1) for name, values in expected.items()}
+    if last == "take":
+        batch.take(torch.tensor([4, 1]))
+        expected = {name: values[[4, 1, 10, 7]] for name, values in expected.items()}
+    for name, values in expected.items():
+        torch.testing.assert_close(dense(batch, getattr(batch, name)), values, rtol=1e-6, atol=1e-7)
+    assert batch.labels.shape == batch.shares.shape == batch.label_weights.shape == batch.smoothing.shape
 
 
 def test_soft_targets_add_up_where_a_label_comes_twice() -> None:

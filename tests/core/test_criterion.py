@@ -85,6 +85,56 @@ def test_gradients_are_right_in_every_input() -> None:
     torch.autograd.gradcheck(row_losses, inputs)
 
 
+def class_weighed() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A weight of each class C, then labels, shares and the weights of the labels, one of which comes twice."""
+    weights = torch.rand(CLASSES, dtype=torch.float64) + 0.25
+    labels, shares, _ = labelled()
+    labels[0] = torch.tensor([2, 1, 2])
+    return weights, labels, shares, weights[labels]
+
+
+def test_label_weights_are_torchs_class_weights_before_its_mean() -> None:
+    weights, labels, shares, label_weights = class_weighed()
+    targets = (F.one_hot(labels, CLASSES) * shares[:, :, None]).sum(1)
+    logits = torch.randn(ROWS, CLASSES, dtype=torch.float64, requires_grad=True)
+    found = row_losses(logits, labels, shares, torch.zeros(ROWS, K), None, label_weights)
+    expected = F.cross_entropy(logits, targets, weight=weights, reduction="none")
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.mean(), logits)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.mean(), logits)[0])
+    again = torch.randn(ROWS, CLASSES, dtype=torch.float64)
+    torch.testing.assert_close(
+        row_losses(again, labels, shares, torch.zeros(ROWS, K), None, torch.ones(ROWS, K)),
+        row_losses(again, labels, shares, torch.zeros(ROWS, K)),
+    )
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_labels_weight_counts_with_smoothing_and_conditional_logits(conditional: bool) -> None:
+    """sum_k s_k w_k [-(1 - e_k) log p_k - e_k mean_c log u_c], written out; the label's own weight is that of both."""
+    _, labels, shares, label_weights = class_weighed()
+    smoothing = torch.rand(ROWS, K, dtype=torch.float64)
+    logits = 3 * torch.randn(ROWS, CLASSES, dtype=torch.float64)
+    class_logits = 3 * torch.randn(ROWS, K, CLASSES, dtype=torch.float64) if conditional else None
+    found = row_losses(logits, labels, shares, smoothing, class_logits, label_weights)
+    for m in range(ROWS):
+        log_u, expected = log_p(logits[m]), 0.0
+        for k in range(K):
+            of_label = log_u if class_logits is None else log_p(class_logits[m, k])
+            e, weight = float(smoothing[m, k]), float(shares[m, k] * label_weights[m, k])
+            expected += weight * (-(1 - e) * of_label[int(labels[m, k])] - e * sum(log_u) / CLASSES)
+        assert float(found[m]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradients_with_label_weights_are_right_in_every_input() -> None:
+    _, labels, shares, label_weights = class_weighed()
+    logits = torch.randn(ROWS, CLASSES, dtype=torch.float64, requires_grad=True)
+    class_logits = torch.randn(ROWS, K, CLASSES, dtype=torch.float64, requires_grad=True)
+    smoothing = torch.rand(ROWS, K, dtype=torch.float64, requires_grad=True)
+    floats = (logits, shares.requires_grad_(), smoothing, class_logits, label_weights.requires_grad_())
+    torch.autograd.gradcheck(lambda z, s, e, c, w: row_losses(z, labels, s, e, c, w), floats)
+
+
 def test_extreme_logits_stay_finite() -> None:
     logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
     found = row_losses(logits, torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1), torch.zeros(2, 1))
@@ -102,7 +152,9 @@ def test_the_criterion_is_the_mean_of_weighted_rows(conditional: bool) -> None:
     output = ModelOutput(torch.zeros(ROWS, 2), torch.randn(ROWS, CLASSES))
     if conditional:
         output.class_logits = torch.randn(ROWS, K, CLASSES)
-    rows = row_losses(output.logits, labels, weights, smoothing, output.class_logits)
+    batch.label_weights = torch.rand(ROWS, K) + 0.5
+    rows = row_losses(output.logits, labels, weights, smoothing, output.class_logits, batch.label_weights)
     found = Criterion().compute_loss(batch, output)
+    torch.testing.assert_close(output.row_losses, rows)
     # The divisor is the number of rows, not the sum of their weights.
     torch.testing.assert_close(found, (batch.row_weights * rows).sum() / ROWS)

@@ -30,9 +30,11 @@ class Three(Plain):
 
 
 class Replaces(augury.Method):
+    reads_class_logits = True
+
     @augury.hookimpl
-    def compute_loss(self) -> torch.Tensor:
-        return torch.tensor(7.0)
+    def compute_loss(self, batch: augury.Batch) -> torch.Tensor:
+        return torch.full((len(batch),), 7.0)
 
 
 class ReplacesToo(Replaces):
@@ -85,7 +87,6 @@ class Later(Plain):
 
 REFUSED = [
     [Plain, Plain],
-    [Two, Three],
     [Replaces, ReplacesToo],
     [Fifth, FiftyPercent],
     [Mixes, Unmixed],
@@ -129,6 +130,8 @@ def test_wrappers_nest_as_drawn_and_wrap_what_replaces_the_criterion(place: int)
     said: list[str] = []
 
     class A(augury.Method):
+        sets_class_logits = True
+
         @augury.hookimpl(wrapper=True)
         def compute_loss(self, output: augury.ModelOutput) -> Any:
             name = type(self).__name__

@@ -26,6 +26,7 @@ import augury
 print("hello")
 
 class HideAndSeek(augury.Method):
+    contract = "2.0"
     class Options(augury.Options):
         grid: int = 4
         probability: float = 0.5

@@ -172,7 +172,7 @@ def test_every_part_and_plugin_is_in_the_contracts() -> None:
 
 def test_core_is_small() -> None:
     lines = sum(len(path.read_text().splitlines()) for path in package("core").rglob("*.py"))
-    assert lines <= 3300, "what only the trainer, the lab or authors need lives there"
+    assert lines <= 3500, "what only the trainer, the lab or authors need lives there"
 
 
 def test_the_design_page_names_files_that_are_there() -> None:

@@ -15,7 +15,7 @@ from augury import Batch, ModelOutput, Run, Spec, hookimpl
 PLACES = {
     "images": "It begins with breaks: its `augment_batch` left `images` of the batch not finite.",
     "in place": "It begins with breaks: its `augment_batch` left `images` of the batch not finite.",
-    "weights": "It begins with breaks: its `augment_batch` left `weights` of the batch not finite.",
+    "weights": "It begins with breaks: its `augment_batch` left `shares` of the batch not finite.",
     "class_logits": "It begins with breaks: its `compute_loss` set `class_logits` that are not finite.",
     "term": "It begins with breaks: what its `compute_loss` returned, of a finite loss.",
     "term's gradient": "It begins with breaks: the gradient of what its `compute_loss` returned. The loss is finite; "
@@ -28,6 +28,8 @@ PLACES = {
 class Breaks(augury.Method):
     """Breaks one step (from 1), and has state of every kind: a buffer changed in place, one that is replaced, a
     parameter, extra state, and a log."""
+
+    sets_class_logits = True
 
     class Options(augury.Options):
         step: int = 0

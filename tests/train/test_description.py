@@ -27,6 +27,7 @@ class M(augury.Method):
         strength: float = Field(0.5, ge=0, lt=2, description="how\\n much")
         kind: str
 
+    contract = "2.0"
     views = 2
     min_rows = 3
     linear_classifier = True

@@ -231,7 +231,7 @@ def test_a_criterion_is_blamed_alone_where_all_that_it_was_given_is_finite() -> 
     class Criterionless(augury.Method):
         @augury.hookimpl
         def compute_loss(self, output: augury.ModelOutput) -> Tensor:
-            return (output.logits - output.logits).sum() / 0.0 * output.logits.sum()
+            return (output.logits - output.logits).sum(1) / 0.0 * output.logits.sum(1)
 
     trainer = trainer_of(config_of())
     chosen = [Chosen("criterionless", Criterionless, Criterionless.Options())]

@@ -68,10 +68,10 @@ def test_the_loss_is_the_mean_of_weighted_rows(given: str | list[float]) -> None
 def test_nothing_asked_leaves_the_batch_as_it_was() -> None:
     _, labels = rows()
     batch = Batch.of(torch.zeros(20, 1, 1, 1), labels)
-    smoothing, weights = batch.smoothing, batch.row_weights
+    smoothing, weights = batch.smoothing, batch.label_weights
     LabelPolicy(TrainConfig(), TRAINING, CLASSES, torch.device("cpu")).prepare(batch)
     assert batch.smoothing is smoothing
-    assert batch.row_weights is weights
+    assert batch.label_weights is weights
 
 
 def test_methods_mix_what_the_policy_says_of_labels() -> None:
@@ -82,7 +82,9 @@ def test_methods_mix_what_the_policy_says_of_labels() -> None:
     policy.prepare(batch)
     batch.mix(batch.images, torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
     low, high = 3 / 7, 15 / 7
-    assert batch.row_weights.tolist() == pytest.approx([0.75 * low + 0.25 * high, (low + high) / 2])
+    assert batch.label_weights.flatten().tolist() == pytest.approx([low, high, high, low])
+    assert batch.shares.flatten().tolist() == pytest.approx([0.75, 0.25, 0.5, 0.5])
+    assert batch.row_weights.tolist() == [1, 1], "a class's weight is of its label"
     assert batch.smoothing.flatten().tolist() == pytest.approx([0.1] * 4)
 
 

@@ -83,7 +83,7 @@ def rows(source: Loader, epoch: int = 0, view: int = 0) -> dict[int, Tensor]:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    names = ("images", "labels", "pipeline", "indices", "weights", "smoothing", "row_weights")
+    names = ("images", "labels", "pipeline", "indices", "shares", "label_weights", "smoothing", "row_weights")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names) and one.views == other.views
 
 

@@ -41,10 +41,10 @@ def test_a_step_with_nothing_left_changes_no_weight_and_is_counted() -> None:
     trainer, weights, rates = trainer_of(10, 0, 0, 25), [], []
     step = trainer.methods.step
 
-    def spying() -> None:
+    def spying(changed: bool = True) -> None:
         weights.append([p.detach().clone() for p in trainer.network.parameters()])
         rates.append(trainer.loop.optimizer.param_groups[0]["lr"])
-        step()
+        step(changed)
 
     object.__setattr__(trainer.methods, "step", spying)
     rows: list[dict[str, Any]] = []

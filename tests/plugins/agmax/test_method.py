@@ -82,6 +82,8 @@ def test_a_float64_network_trains_with_a_float32_q_network() -> None:
 class Conditional(augury.Method):
     """Sets logits conditional on the label, as ISDA does."""
 
+    sets_class_logits = True
+
     @augury.hookimpl(wrapper=True)
     def compute_loss(self, output: augury.ModelOutput) -> Generator[None, Tensor, Tensor]:
         output.class_logits = torch.zeros(len(output.logits), 1, CLASSES).double()

@@ -175,6 +175,8 @@ def test_mixed_precision() -> None:
 class Raise(augury.Method):
     """Makes logits conditional on the label already."""
 
+    sets_class_logits = True
+
     @augury.hookimpl(wrapper=True)
     def compute_loss(self, output: augury.ModelOutput) -> Iterator[None]:
         output.class_logits = output.logits[:, None] + torch.arange(C)

@@ -192,6 +192,8 @@ def test_a_teacher_of_few_classes_is_compared_over_all() -> None:
 class Mixing(augury.Method):
     """Blends each row with the next one, and sets conditional logits."""
 
+    sets_class_logits = True
+
     mixes = True
 
     @augury.hookimpl
@@ -223,6 +225,8 @@ def test_distillation_of_mixed_rows_asks_the_teacher_about_the_mixture() -> None
 
 class Conditional(augury.Method):
     """Sets conditional logits before anybody else does."""
+
+    sets_class_logits = True
 
     @augury.hookimpl(wrapper=True)
     def compute_loss(self, output: augury.ModelOutput) -> Any:

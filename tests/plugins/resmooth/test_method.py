@@ -324,7 +324,7 @@ def test_what_is_missing_is_told() -> None:
     methods = augury.compose([(ReSmooth, {"frozen": trained()})], num_classes=C)
     with pytest.raises(augury.UsageError, match=r"resmooth: its mixture is not fitted. Call methods.pre_train_stage"):
         methods.augment_batch(make_batch(methods, [AUGMENTED] * 3))
-    with pytest.raises(augury.UsageError, match="resmooth: its pre-train stage needs the data"):
+    with pytest.raises(augury.UsageError, match="resmooth: needs the data"):
         methods.pre_train_stage()
 
 
