@@ -37,8 +37,10 @@ class Whole(augury.Method):
         keep: float = Field(0.75, gt=0, le=1, description="share of a batch's images that stay")
 
     views = 2
+    views_alike = False
     min_rows = 4
     mixes = True
+    reads_images = True
 
     def __init__(self, options: Any, spec: Spec) -> None:
         super().__init__(options, spec)
@@ -69,7 +71,8 @@ class Whole(augury.Method):
 
     @hookimpl(wrapper=True)
     def compute_loss(self, batch: Batch, output: ModelOutput, run: Run) -> Wrapper:
-        self.mean += 0.1 * (run.ranks.mean(output.logits.detach().mean(0)) - self.mean)
+        if not run.again:
+            self.mean += 0.1 * (run.ranks.mean(output.logits.detach().mean(0)) - self.mean)
         noise = 0.01 * torch.randn(output.logits.shape, generator=run.generator)
         with torch.no_grad():
             wanted = self.aux(batch.images)
@@ -176,8 +179,11 @@ class Forgets(augury.Method):
     @hookimpl(wrapper=True)
     def compute_loss(self) -> Wrapper:
         loss = yield
-        self.seen += 1
         return loss * (1 + 0.01 * self.seen)
+
+    @hookimpl
+    def post_step(self) -> None:
+        self.seen += 1
 
 
 class ForgetsItsStage(augury.Method):
@@ -234,8 +240,9 @@ class OwnStatistic(augury.Method):
         self.register_buffer("mean", torch.zeros(spec.num_features))
 
     @hookimpl(wrapper=True)
-    def compute_loss(self, output: ModelOutput) -> Wrapper:
-        self.mean += 0.1 * (output.features.detach().mean(0) - self.mean)
+    def compute_loss(self, output: ModelOutput, run: Run) -> Wrapper:
+        if not run.again:
+            self.mean += 0.1 * (output.features.detach().mean(0) - self.mean)
         loss = yield
         return loss + (output.features - self.mean).square().mean()
 

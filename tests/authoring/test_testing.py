@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.authoring import faulty_declarations as said_wrong
 from tests.authoring import faulty_in_runs as later
 from tests.authoring import faulty_methods as planted
 from tests.authoring import faulty_with_networks as networks
@@ -20,6 +21,9 @@ from augury_authoring.testing.workers import Workers
 
 SKIPPED = "skipped"
 STAGE, CRITERION = "test_pre_train_stage", "test_own_criterion_heeds_the_batch"
+OWN = "test_class_logits_are_declared"
+LOSS = {"test_images_are_declared", "test_a_loss_computed_again"}
+"""Of methods with a compute_loss."""
 DRAWS, SIZES = "test_other_seed_other_draws", "test_batches_of_any_size"
 OTHERS = ["dcutmix"]
 """What is composed with here: a method that mixes rows asks most of another."""
@@ -37,6 +41,8 @@ EIGHT = {
     networks.TeacherInAList: "test_state_survives",
     networks.ExtraPass: "test_network_is_left_alone",
     networks.ChangesWeights: "test_network_is_left_alone",
+    said_wrong.LooksAtImages: "test_images_are_declared",
+    said_wrong.CountsTwice: "test_a_loss_computed_again",
 }
 MORE = {
     planted.SmoothsTwice: "test_labels_stay_shares",
@@ -78,6 +84,13 @@ MORE = {
     networks.TeacherOfTheStage: "test_state_survives",
     networks.ExtraPassInTheLoss: "test_network_is_left_alone",
     networks.ResetsTheClassifier: "test_network_is_left_alone",
+    said_wrong.SaysNothingOfViews: "test_declarations",
+    said_wrong.DeclaresTheUnknown: "test_declarations",
+    said_wrong.ReadsUndeclared: "test_class_logits_are_declared",
+    said_wrong.ClaimsToRead: "test_class_logits_are_declared",
+    said_wrong.TwoViewsExactly: "test_more_views_than_asked_for",
+    said_wrong.SetsUndeclared: "test_a_step_works",
+    said_wrong.RetellsARow: "test_a_step_works",
 }
 CAUGHT_BY = EIGHT | MORE
 

@@ -52,11 +52,12 @@ def shown(
 ) -> tuple[int, str, str]:
     """Exit code and output where a check finds these methods."""
 
-    def check(names: Any, register: Any, *, suite: bool | None, watch: Any) -> Report:
+    def check(names: Any, register: Any, *, suite: bool | None, quick: bool, watch: Any) -> Report:
         watch("alpha: importing")
         print("a method says hello")
         watch("alpha: contract suite", "shares")
         assert suite is {"--suite": True, "--no-suite": False}.get(arguments[-1] if arguments else "")
+        assert quick is ("--quick" in arguments)
         assert list(names) == [a for a in arguments if not a.startswith("-")]
         return Report(methods, REFERENCE, ("contract suite not run: why",))
 
@@ -147,7 +148,7 @@ def test_a_terminal_has_a_table_that_leaves_out_what_does_not_fit(
     )
 
 
-@pytest.mark.parametrize("wish", ["--suite", "--no-suite"])
+@pytest.mark.parametrize("wish", ["--suite", "--no-suite", "--quick"])
 def test_the_suite_can_be_wished_for(
     wish: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,13 +144,10 @@ def again(bench: Bench) -> None:
         if not len(batch):
             trial.descend(None)
             continue
-        output = augury.forward(trial.network, batch)
-        trial.seed("loss")
-        loss = trial.methods.compute_loss(batch, augury.ModelOutput(output.features, output.logits))
+        loss = trial.loss(batch)
         before = clone(trial.methods.state_dict())
-        trial.seed("loss")
         with trial.methods.again():
-            second = trial.methods.compute_loss(batch, augury.ModelOutput(output.features, output.logits))
+            second = trial.loss(batch)
         if found := differing(trial.methods.state_dict(), before):
             raise CheckFailed(
                 f"{bench.name}: when a step's loss is computed again, its `{found[0]}` moves once more. {advice}"
