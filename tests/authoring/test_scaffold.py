@@ -100,7 +100,7 @@ def register(made: Path, monkeypatch: pytest.MonkeyPatch) -> augury.Register:
 
 def test_every_package_is_formatted_and_clean(made: Path, tmp_path: Path) -> None:
     # The longest name makes the longest lines, the others those that would fit into one.
-    start = "n" * (LONGEST - 6)
+    start = "n" * (LONGEST - len(HOOKS) - 1)
     for name, hooks in {name_of(hooks, start): hooks for hooks in SUBSETS}.items():
         for file, text in render(spell(name), hooks).items():
             path = tmp_path / name / file
@@ -272,6 +272,7 @@ def test_a_name_that_cannot_be_had(here: Path, monkeypatch: pytest.MonkeyPatch, 
         (["augment_bach"], None, ["unknown hook `augment_bach`. Hooks: augment_batch, compute_loss, post_epoch, "]),
         (["augment_bach"], None, ["Did you mean `augment_batch`?"]),
         (["post_epoch", "post_epoch"], None, ["hook `post_epoch` is named twice."]),
+        ([], None, ["a method implements at least one hook."]),
         (DEFAULT_HOOKS, "full", ["full holds files already (mine.txt). Name another folder with --path."]),
         (DEFAULT_HOOKS, "file", ["file is no folder. Name another with --path."]),
         (DEFAULT_HOOKS, "file/below", ["file/below is no folder."]),

@@ -72,7 +72,7 @@ def test_a_method_s_row_and_what_the_costs_are_held_against(
     header, row, *rest = out.splitlines()
     titles = ["name", "package", "listed", "hooks", "contract", "suite", "augment_batch", "rows"]
     assert header.split() == titles, "compute_loss costs nothing in any row"
-    cells = ["alpha", "fake-alpha 1.0", "user >=1,<2", "augment_batch, post_epoch", "1.0", "31 passed, 2 skipped"]
+    cells = ["alpha", "fake-alpha 1.0", "user >=1,<2", "augment_batch, post_epoch", "2.0", "31 passed, 2 skipped"]
     assert [part.strip() for part in row.split("  ") if part] == [*cells, "2.00 ms (0.5%)", "2x"]
     assert rest[:4] == [
         STRANGER.notes[0],

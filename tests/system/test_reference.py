@@ -65,6 +65,10 @@ def test_every_hook_is_told_with_an_example_that_implements_it(hook: str) -> Non
     _, *examples = re.findall(r"```python\n(.*?)```", section(hook), re.DOTALL)
     names: dict[str, type] = {}
     for example in examples:
+        if not example.startswith("@"):
+            # What a wrapper does behind its `yield`.
+            lines = ["@augury.hookimpl(wrapper=True)", f"def {hook}(self, batch, output):"]
+            example = "\n".join([*lines, *(f"    {line}" for line in example.splitlines())])
         body = "".join(f"    {line}\n" for line in example.splitlines())
         exec(f"import augury, torch\nclass Example(augury.Method):\n{body}", names)
         assert augury.method.check_method(names["Example"], "example")

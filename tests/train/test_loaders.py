@@ -445,3 +445,53 @@ def test_both_loaders_make_grey_images_of_the_same_statistics() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_policies_have_the_same_statistics_in_both_loaders(words: list[str], channels: int) -> None:
     check_statistics(words, channels)
+
+
+# Views that are made by a pipeline each.
+
+ASKED = ("base", "augmented", "base")
+
+
+def viewed(
+    kind: str, parts: int = 1, rank: tuple[int, int] = (0, 1), words: Mapping[str, list[str]] = WORDINGS
+) -> Loader:
+    """A loader of three views, each of which a pipeline of its own makes."""
+    images, ranks = data(), Ranks()
+    ranks.rank, ranks.size = rank
+    order = Order(len(images.splits.train), 8, 3, SHARES, 4, ranks, parts, ASKED)
+    return feed(kind, images).training(order, pipelines(images, words))
+
+
+@pytest.mark.parametrize(("parts", "ranks"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("kind", BOTH)
+def test_each_view_is_made_by_its_pipeline(kind: str, parts: int, ranks: int) -> None:
+    shares = {name: {other: float(other == name) for other in SHARES} for name in SHARES}
+    wanted = [rows(loader(kind, views=3, shares=shares[name]), 1, view) for view, name in enumerate(ASKED)]
+    seen: list[int] = []
+    for rank in range(ranks):
+        for batch in viewed(kind, parts, (rank, ranks)).epoch(1):
+            here = 8 // parts // ranks
+            assert batch.pipeline.tolist() == [0] * here + [1] * here + [0] * here
+            for view, name in enumerate(ASKED):
+                part = batch.view(view)
+                assert part.made_by(name).all()
+                for number, image in zip(part.indices.tolist(), part.images, strict=True):
+                    assert torch.equal(image, wanted[view][number]), (view, number)
+            seen += batch.view(0).indices.tolist()
+    assert len(set(seen)) == len(seen) == 40
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_both_loaders_make_the_same_views(parts: int) -> None:
+    words = {"base": [], "augmented": ["flip"]}
+    both = (viewed(kind, parts, words=words).epoch(2) for kind in BOTH)
+    for one, other in zip(*both, strict=True):
+        assert not torch.equal(one.view(1).images, one.view(2).images)
+        assert torch.equal(one.pipeline, other.pipeline)
+        assert torch.equal(one.indices, other.indices)
+        # Each loader draws flips by itself.
+        for number, name in enumerate(ASKED):
+            mine, theirs = one.view(number).images, other.view(number).images
+            kept = torch.isclose(mine, theirs).flatten(1).all(1)
+            flipped = torch.isclose(mine, theirs.flip(-1)).flatten(1).all(1)
+            assert bool(kept.all()) if name == "base" else bool((kept | flipped).all())

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from augury import hookspecs
+from augury.batch import PIPELINES
 from augury.errors import UsageError, refuse_all, unknown
 from augury.frozen import Frozen
 from augury.hookspecs import CONTRACT_VERSION, HOOKS, PROJECT
@@ -194,6 +195,9 @@ def check_method(cls: object, name: str, unsaid: str = CONTRACT_VERSION) -> type
         )
     if cls.view_pipelines and len(cls.view_pipelines) != cls.views:
         problems.append(f"{name}: `view_pipelines` names {len(cls.view_pipelines)} pipelines for {cls.views} view(s).")
+    for pipeline in cls.view_pipelines:
+        if pipeline not in PIPELINES:
+            problems.append(f"{name}: `view_pipelines`: " + unknown("pipeline", pipeline, PIPELINES, label="Pipelines"))
     if taken_name(name):
         problems.append(f"{name}: torch's modules, or augury, use this name themselves. Give the method another.")
     marks = hook_implementations(cls)
