@@ -34,6 +34,7 @@ def compose(
     class_counts: Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    build_network: Callable[[], nn.Module] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     ranks: Ranks | None = None,
@@ -52,6 +53,7 @@ def compose(
         num_images: images of the training split, for methods that keep something of each.
         class_counts: training images of each class, C numbers.
         mean, std: of each channel on the scale of [0, 1], with which the images are normalised.
+        build_network: makes a network like the one in training, for methods that keep weights of it.
         seed: what every draw of the methods derives from.
         device: where the training runs; the classifier's device when None, else the CPU.
         ranks: the processes that train together; the default process group when None.
@@ -72,6 +74,7 @@ def compose(
         class_counts=None if class_counts is None else tuple(map(int, class_counts)),
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
+        build_network=build_network,
     )
     refuse_all(problems + check(chosen, spec, classifier))
     if device is None:
