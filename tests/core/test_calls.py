@@ -195,3 +195,34 @@ def test_the_loop_of_the_design_trains_network_and_methods() -> None:
     assert not torch.equal(methods["agmax"].q[0].weight, before)
     row = methods.post_epoch({"epoch": 1})
     assert row["isda/lambda"] == pytest.approx(0.5 * (steps - 1) / 2 / steps)
+
+
+class Looks(augury.Method):
+    """Remembers the steps after which it was asked to look at the network."""
+
+    facts = ("build_network",)
+
+    def __init__(self, options: Any, spec: augury.Spec) -> None:
+        super().__init__(options, spec)
+        self.steps: list[int] = []
+
+    @augury.hookimpl
+    def post_step(self, run: augury.Run) -> None:
+        assert not torch.is_grad_enabled()
+        self.steps.append(run.step)
+
+
+@pytest.mark.parametrize("total", [4, None])
+def test_methods_look_after_steps_that_changed_weights_and_after_the_last(total: int | None) -> None:
+    methods = augury.compose([Looks], num_classes=2, total_steps=total, build_network=lambda: nn.Linear(4, 2))
+    for changed in (True, False, True, False):
+        methods.step(changed)
+    assert methods["looks"].steps == ([0, 2] if total is None else [0, 2, 3])
+    assert methods.run.step == 4
+
+
+def test_a_network_that_methods_build_is_asked_for_and_can_be_given() -> None:
+    with pytest.raises(augury.UsageError, match=r"looks: needs `build_network`.* Pass build_network=… to augury"):
+        augury.compose([Looks], num_classes=2)
+    methods = augury.compose([Looks], num_classes=2, build_network=lambda: nn.Linear(4, 2))
+    assert isinstance(methods["looks"].spec.build_network(), nn.Linear)

@@ -259,8 +259,9 @@ class Composition(nn.Module):
     @torch.no_grad()
     def step(self, changed: bool = True) -> None:
         """Let the methods look at the network after an optimiser step, and count it: call it once after each
-        `optimizer.step()`; with `changed=False` where that was left out."""
-        if changed:
+        `optimizer.step()`; with `changed=False` where that was left out. After the training's last step they always
+        look, since some finish their work there."""
+        if changed or self.run.step + 1 == self.run.spec.total_steps:
             self._call("post_step")
         self.run.step += 1
 
