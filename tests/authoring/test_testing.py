@@ -91,6 +91,7 @@ MORE = {
     said_wrong.TwoViewsExactly: "test_more_views_than_asked_for",
     said_wrong.SetsUndeclared: "test_a_step_works",
     said_wrong.RetellsARow: "test_a_step_works",
+    networks.StepsApart: "test_two_processes_agree",
 }
 CAUGHT_BY = EIGHT | MORE
 
@@ -168,6 +169,7 @@ def test_a_fault_is_caught_by_its_check_and_by_no_other(method: type[augury.Meth
         pytest.param(networks.Distils, {STAGE, CRITERION}, marks=pytest.mark.slow),
         pytest.param(networks.ExtraPasses, {STAGE, DRAWS, CRITERION}, marks=pytest.mark.slow),
         pytest.param(networks.LooksAround, {DRAWS, CRITERION}, marks=pytest.mark.slow),
+        pytest.param(networks.Ends, {STAGE, DRAWS, CRITERION}, marks=pytest.mark.slow),
         pytest.param(networks.ReadsTheRow, {STAGE, DRAWS, CRITERION}, marks=pytest.mark.slow),
     ],
 )

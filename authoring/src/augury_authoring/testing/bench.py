@@ -133,7 +133,7 @@ class Bench:
 
     def host(self, channels: int = 3) -> Host | None:
         """What it may borrow data from, where it has hooks that could."""
-        lent = {"pre_train_stage", "post_epoch"} & hook_implementations(self.cls).keys()
+        lent = {"pre_train_stage", "post_step", "post_epoch"} & hook_implementations(self.cls).keys()
         return runs.host(channels, self.images) if lent else None
 
     def chosen(self, facts: Facts = ORDINARY) -> Chosen:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from augury.batch import Batch
 from augury.choice import Chosen
 from augury.distributed import Ranks
 from augury.hidden import HiddenMix
+from augury.method import hook_implementations
 from augury_authoring.testing import globals as world
 from augury_authoring.testing.bench import Bench, CheckFailed, NotApplicable, attempt
 from augury_authoring.testing.checks.draws import other_seed
@@ -25,7 +27,7 @@ from augury_authoring.testing.workers import SIZE, Home, ProcessesApart, Reporti
 
 STEPS = 4
 LOOKS = 8
-"""Batches that are only augmented, to see whether the processes decide alike."""
+"""Steps of a whole training whose batches are only augmented, to see whether the processes decide alike."""
 ADVICE = (
     "What is summed or averaged over a batch is summed over all processes: run.ranks.mean (differentiable), "
     "run.ranks.sum, run.ranks.gather_rows."
@@ -50,6 +52,7 @@ class Record:
         drew: whether something was drawn in `augment_batch`.
         drew_later: whether in `compute_loss`: then one process would draw otherwise, and there is nothing to compare.
         loss, gradients: averaged over the processes; None where no image was left.
+        stepped: the weights and statistics behind `post_step`.
     """
 
     before: dict[str, Any]
@@ -64,6 +67,20 @@ class Record:
     loss: Tensor | None = None
     gradients: dict[str, Tensor] | None = None
     after: dict[str, Any] | None = None
+    stepped: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Lent:
+    """Lends the images of some batches, each process its part, as a trainer does."""
+
+    folder: Path | None = None
+
+    def __init__(self, trial: Trial, rank: int) -> None:
+        self._trial, self._rank = trial, rank
+
+    def loader(self, pipeline: str, images: Tensor | None = None) -> Iterable[Batch]:
+        """Two batches of one view."""
+        return (part(self._trial.batch(number), self._rank).view(0) for number in range(2))
 
 
 def agree(bench: Bench, workers: Workers) -> None:
@@ -100,18 +117,24 @@ def work(
     name, cls, options = pickle.loads(sent)
     ranks = ReportingRanks(reports)
     looks = _trial(Chosen(name, cls, options), state, ranks)
+    looks.methods.run.host = _Lent(looks, rank)
     shapes = []
     for number in range(LOOKS):
         reports.begin(f"augment_batch of step {number}")
         batch = part(looks.batch(number), rank)
         looks.augment(batch)
         shapes.append((len(batch), batch.labels.shape[1]))
+        reports.begin(f"post_step of step {number}")
         looks.methods.step()
     reports.begin("the suite's comparison of shapes")
     if len(set(map(str, ranks.gather_objects(shapes)))) > 1:
         return shapes, []
     trial = _trial(Chosen(name, cls, options), state, ranks)
-    return shapes, [_step(trial, name, rank, reports) for _ in range(STEPS)]
+    trial.methods.run.host = _Lent(trial, rank)
+    records = [_step(trial, name, rank, reports) for _ in range(STEPS)]
+    # Behind the last step of a training, where a method may finish its work.
+    records[-1].stepped |= {f"{key} at the end": value for key, value in clone(looks.network.state_dict()).items()}
+    return shapes, records
 
 
 def _trial(chosen: Chosen, state: dict[str, Any] | None, ranks: Ranks | None = None) -> Trial:
@@ -169,7 +192,11 @@ def _step(trial: Trial, name: str, rank: int, reports: Reports) -> Record:
     if record.gradients is not None:
         trial.optimizer.step()
         trial.optimizer.zero_grad()
+    reports.begin(f"post_step of step {step}")
     trial.methods.step()
+    if "post_step" in hook_implementations(type(method)):
+        # The network's own statistics are of each process's rows in a loop without a trainer.
+        record.stepped = clone(dict(trial.network.named_parameters()))
     return record
 
 
@@ -205,6 +232,10 @@ def _alike(name: str, found: list[tuple[list[tuple[int, int]], list[Record]]]) -
         assert theirs.after is not None
         if apart := _apart(mine.after, theirs.after):
             raise CheckFailed(f"{name}: after step {step} the processes hold different states: {apart}. {ADVICE}")
+        if apart := _apart(mine.stepped, theirs.stepped):
+            raise CheckFailed(
+                f"{name}: post_step of step {step} leaves the processes with different networks: {apart}. {ADVICE}"
+            )
 
 
 class _Joined:
@@ -242,7 +273,8 @@ class _Joined:
             if apart := _apart(one, other):
                 raise CheckFailed(f"{where} in {what}: {apart}. {ADVICE}")
         trial.optimizer.zero_grad()
-        trial.methods.step()
+        # Without `post_step`: the network is not trained here, each step begins from the two's.
+        trial.methods.run.step += 1
 
     def _batch(self, trial: Trial, step: int, records: tuple[Record, ...]) -> Batch | None:
         """The joined rows after `augment_batch`, and the method in the state it then had."""
