@@ -34,8 +34,8 @@ def photographs(folder: Path, count: int = 12) -> Path:
 
 
 BAD = {
-    "method": (["--with", "cutmux"], "unknown method `cutmux`. Installed and listed: agmax, dcutmix, isda, resmooth."),
-    "near method": (["--with", "cutmux"], "Did you mean `dcutmix`?"),
+    "method": (["--with", "cutmux"], "unknown method `cutmux`. Installed and listed: agmax, cutmix, dcutmix, "),
+    "near method": (["--with", "cutmux"], "Did you mean `cutmix`?"),
     "model": (["--model", "resnet20cifar"], "Did you mean `resnet20_cifar`"),
     "data set": (["--dataset", "nothere"], "unknown data set `nothere`. Known: cifar10, cifar100, digits,"),
     "option": (["--with", "isda:lamda_0=1"], "isda: unknown option `lamda_0`."),
@@ -188,7 +188,7 @@ def test_a_comparison_is_checked_before_the_first_run(capsys: pytest.CaptureFixt
     assert not Path("out").exists()
 
 
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("agmax", "resmooth")]
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("agmax", "cutmix", "focal", "mixup", "resmooth")]
 
 
 @pytest.mark.parametrize("method", ["isda", "dcutmix", *SLOW])

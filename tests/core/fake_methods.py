@@ -18,8 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FIRST_PARTY = {
     "agmax": "augury_agmax:AgMax",
+    "cutmix": "augury_cutmix:CutMix",
     "dcutmix": "augury_dcutmix:DCutMix",
+    "focal": "augury_focal:Focal",
     "isda": "augury_isda:ISDA",
+    "mixup": "augury_mixup:Mixup",
     "resmooth": "augury_resmooth:ReSmooth",
 }
 METHOD = """

@@ -211,7 +211,7 @@ def test_an_unknown_name_lists_what_is_ready_and_the_nearest(install: Install) -
     with pytest.raises(UsageError) as caught:
         Register.load().resolve("cutmux")
     assert str(caught.value) == (
-        "unknown method `cutmux`. Installed and listed: agmax, dcutmix, isda, resmooth. Did you mean `dcutmix`?"
+        f"unknown method `cutmux`. Installed and listed: {', '.join(FIRST_PARTY)}. Did you mean `cutmix`?"
     )
 
 
