@@ -31,14 +31,14 @@ class Teacher(nn.Module):
 
     Attributes:
         network: the network itself.
-        size: height and width that it takes, where it takes one size alone; others are resized.
-        order: its logit of each of the run's classes; None where they are in the same order.
-        own: mean and standard deviation of each channel that its images were normalised with.
+        size: height and width that it takes, where it takes one size alone; images of another size are resized.
+        order: the position of each of the run's classes among its logits; None where they are in the same order.
         precision: of its pass: `no` (float32), `bf16` or `fp16`.
     """
 
     scale: Tensor
     shift: Tensor
+    order: Tensor | None
 
     def __init__(
         self,
@@ -59,14 +59,15 @@ class Teacher(nn.Module):
         """
         super().__init__()
         self.network, self.size, self.precision = network, size, "no"
-        self.own = tuple(map(list, own))
-        self.order = None if order is None or list(order) == sorted(order) else list(order)
+        moved = order is not None and list(order) != sorted(order)
+        self.register_buffer("order", torch.tensor(order) if moved else None)
         (mean, std), (run_mean, run_std) = (
             (torch.tensor(m, dtype=torch.float64), torch.tensor(s, dtype=torch.float64)) for m, s in (own, run)
         )
         # (x * run_std + run_mean - mean) / std
         self.register_buffer("scale", (run_std / std).float()[:, None, None])
         self.register_buffer("shift", ((run_mean - mean) / std).float()[:, None, None])
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images M x ch x H x W float, normalised as the run's -> logits M x C float32."""
@@ -117,25 +118,31 @@ def read_teacher(
     is_there = kept is not None and os.path.isfile(kept)
     if ranks is not None:
         is_there = ranks.gather_objects(is_there)[0]
+    # A network's first weights are drawn, and the run's own draws must not depend on that.
     with torch.random.fork_rng(devices=[]):
         if is_there:
             return _of_file(str(kept), model, images)[0]
         named = timm.is_model(place.split(".")[0]) and not os.path.exists(place)
-        found, config = _of_timm(place, images) if named else _of_file(place, model, images)
+        found, metadata = _of_timm(place, images) if named else _of_file(place, model, images)
     if kept is not None and (ranks is None or ranks.rank == 0):
         kept.parent.mkdir(exist_ok=True)
-        save_weights(kept, found.network.state_dict(), _metadata(config, found, images))
+        save_weights(kept, found.network.state_dict(), metadata)
     if ranks is not None:
         ranks.gather_objects(None)
-    return found.eval()
+    return found
 
 
-def _of_file(place: str, model: ModelConfig, images: Images) -> tuple[Teacher, ModelConfig]:
+def _of_file(place: str, model: ModelConfig, images: Images) -> tuple[Teacher, dict[str, str]]:
+    """Return the network of a file, and what a copy of the file must say to be read as the same."""
     path = locate(place, place)
+    if not path.exists():
+        raise UsageError(
+            f"{path}: no such file or folder, and timm has no model of that name. Give a run's folder, an exported "
+            "one, a file of weights, or a name of `augury backbones` that has pretrained weights."
+        )
     said = describe(path)
     weights = read_weights(path, str(path))
-    if said.model is not None:
-        model = ModelConfig(name=said.model, kwargs=said.model_args or {})
+    model = ModelConfig(name=said.model or model.name, kwargs=(said.model_args or {}) if said.model else model.kwargs)
     theirs = list(images.classes if said.classes is None else said.classes)
     if sorted(theirs) != sorted(images.classes):
         told = " and ".join(f"{len(names)} ({short(names)})" for names in (theirs, images.classes))
@@ -146,41 +153,45 @@ def _of_file(place: str, model: ModelConfig, images: Images) -> tuple[Teacher, M
             f"{path} was trained on images of {size[0]} channel(s), this run's have {images.size[0]}. Give another one."
         )
     network = with_weights(model, size, theirs, weights, path)
-    normalised = said.mean or images.mean, said.std or images.std
+    own = said.mean or images.mean, said.std or images.std
     fixed = size[1:] if fixed_size(model) else None
     order = [theirs.index(name) for name in images.classes]
-    return Teacher(network, normalised, (images.mean, images.std), fixed, order), model
+    return Teacher(network, own, (images.mean, images.std), fixed, order), _metadata(model, size, own, theirs)
 
 
-def _of_timm(name: str, images: Images) -> tuple[Teacher, ModelConfig]:
+def _of_timm(name: str, images: Images) -> tuple[Teacher, dict[str, str]]:
+    """Return a pretrained network of timm's, and what a copy of it must say to be read as the same. Its classes are
+    taken to be in the run's order."""
     config, cfg = ModelConfig(name=name, pretrained=True), default_cfg(name)
     channels, classes = images.size[0], len(images.classes)
+    advice = f"Train one on these images (augury run --model {name}), and give that run."
+    if not any(cfg.get(source) for source in ("url", "file", "hf_hub_id")):
+        raise UsageError(f"{name}: timm has no pretrained weights of it. {advice}")
     if cfg.get("num_classes") != classes:
         raise UsageError(
-            f"{name}: timm's pretrained weights know {cfg.get('num_classes')} classes, this run has {classes}. Train "
-            f"one on these images: augury run --model {name} --pretrained, and give that run."
+            f"{name}: timm's pretrained weights know {cfg.get('num_classes')} classes, this run has {classes}. {advice}"
         )
     if channels != len(cfg["mean"]):
         raise UsageError(
-            f"{name}: timm's pretrained weights want images of {len(cfg['mean'])} channels, this run's have {channels}."
-            " Give a run that was trained on such images."
+            f"{name}: timm's pretrained weights want images of {len(cfg['mean'])} channel(s), this run's have "
+            f"{channels}. {advice}"
         )
-    own = tuple(cfg["input_size"][1:])
-    fixed = own if fixed_size(config) else None
-    network = build(config, classes, (channels, *(fixed or images.size[1:])))
-    return Teacher(network, (cfg["mean"], cfg["std"]), (images.mean, images.std), fixed), config
+    fixed = tuple(cfg["input_size"][1:]) if fixed_size(config) else None
+    size = (channels, *(fixed or images.size[1:]))
+    own = cfg["mean"], cfg["std"]
+    teacher = Teacher(build(config, classes, size), own, (images.mean, images.std), fixed)
+    return teacher, _metadata(config, size, own, images.classes)
 
 
-def _metadata(config: ModelConfig, found: Teacher, images: Images) -> dict[str, str]:
-    """What a kept file says, so that it is read as the one that it was kept of."""
-    order = found.order or range(len(images.classes))
-    classes = [images.classes[list(order).index(label)] for label in range(len(images.classes))]
+def _metadata(
+    model: ModelConfig, size: Sequence[int], own: tuple[Sequence[float], Sequence[float]], classes: Sequence[str]
+) -> dict[str, str]:
     return {
-        "model": config.name,
-        "model_args": json.dumps(config.kwargs),
-        "classes": json.dumps(classes),
-        "input_size": json.dumps((images.size[0], *(found.size or images.size[1:]))),
-        "mean": json.dumps(found.own[0]),
-        "std": json.dumps(found.own[1]),
+        "model": model.name,
+        "model_args": json.dumps(model.kwargs),
+        "classes": json.dumps(list(classes)),
+        "input_size": json.dumps(list(size)),
+        "mean": json.dumps(list(own[0])),
+        "std": json.dumps(list(own[1])),
         "augury_format": json.dumps(FORMAT),
     }
