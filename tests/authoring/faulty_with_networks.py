@@ -76,6 +76,8 @@ class Distils(augury.Method):
         loss = yield
         return loss + F.cross_entropy(output.logits, self.answers(batch.images))
 
+    reads_images = True
+
 
 class TeacherInAList(Distils):
     """The teacher is in no checkpoint; a resumed run builds another one."""
@@ -108,6 +110,8 @@ class ExtraPass(augury.Method):
 
 
 class ExtraPassInTheLoss(augury.Method):
+    reads_images = True
+
     @hookimpl(wrapper=True)
     def compute_loss(self, batch: Batch, output: ModelOutput, run: Run) -> Wrapper:
         loss = yield
@@ -117,6 +121,8 @@ class ExtraPassInTheLoss(augury.Method):
 
 class ExtraPasses(augury.Method):
     """Without a fault: a pass in evaluation mode, and one in training mode that puts the statistics back."""
+
+    reads_images = True
 
     @hookimpl
     def augment_batch(self, batch: Batch, run: Run) -> None:
@@ -163,7 +169,7 @@ class StepsApart(augury.Method):
 
 
 class Ends(augury.Method):
-    """Without a fault: after each step it bounds the weights, after the last it moves them by a mean over the images."""
+    """Without a fault: bounds the weights after each step, and moves them by a mean over the images after the last."""
 
     @hookimpl
     def post_step(self, run: Run) -> None:

@@ -107,7 +107,8 @@ def post_step(run: Run) -> None:
     """Change the network, without gradients, after the optimiser has: average weights, clip them, look back.
 
     Called after each step in which the optimiser changed weights, and after the training's last whatever became of it,
-    before the step is counted: in the training's first, `run.step` is 0. The network is in training mode and writable in place, alike in all processes.
+    before the step is counted: in the training's first, `run.step` is 0. The network is in training mode and writable
+    in place, alike in all processes.
 
         @augury.hookimpl
         def post_step(self, run):

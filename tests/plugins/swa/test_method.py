@@ -1,4 +1,4 @@
-"""SWA in a loop of one's own and in real runs: the exported network is the mean of the weights at the ends of epochs."""
+"""SWA in a loop of one's own and in real runs: the exported network is the mean of the weights at epochs' ends."""
 
 from __future__ import annotations
 

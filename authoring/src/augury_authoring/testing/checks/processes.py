@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from augury.choice import Chosen
 from augury.distributed import Ranks
 from augury.hidden import HiddenMix
 from augury.method import hook_implementations
+from augury.run import Host
 from augury_authoring.testing import globals as world
 from augury_authoring.testing.bench import Bench, CheckFailed, NotApplicable, attempt
 from augury_authoring.testing.checks.draws import other_seed
@@ -117,7 +118,7 @@ def work(
     name, cls, options = pickle.loads(sent)
     ranks = ReportingRanks(reports)
     looks = _trial(Chosen(name, cls, options), state, ranks)
-    looks.methods.run.host = _Lent(looks, rank)
+    looks.methods.run.host = cast(Host, _Lent(looks, rank))
     shapes = []
     for number in range(LOOKS):
         reports.begin(f"augment_batch of step {number}")
@@ -130,7 +131,7 @@ def work(
     if len(set(map(str, ranks.gather_objects(shapes)))) > 1:
         return shapes, []
     trial = _trial(Chosen(name, cls, options), state, ranks)
-    trial.methods.run.host = _Lent(trial, rank)
+    trial.methods.run.host = cast(Host, _Lent(trial, rank))
     records = [_step(trial, name, rank, reports) for _ in range(STEPS)]
     # Behind the last step of a training, where a method may finish its work.
     records[-1].stepped |= {f"{key} at the end": value for key, value in clone(looks.network.state_dict()).items()}
