@@ -42,7 +42,10 @@ def compare(
         ),
     ] = None,
     each: Annotated[
-        str | None, typer.Option("--with-each", metavar="METHOD,METHOD", help="Each of these methods alone.")
+        str | None,
+        typer.Option(
+            "--with-each", metavar="METHOD,METHOD", help="Each of these methods alone; `all`: every listed one."
+        ),
     ] = None,
     base: Annotated[
         str | None,
@@ -87,7 +90,7 @@ def compare(
     augury compare --dataset digits --with-each isda,agmax --with dcutmix:k=3+isda --seeds 5 --output compared
     """
     from augury.errors import UsageError
-    from augury_lab.experiment.suite import BASELINE, make_suite, parse_compositions, read_suite
+    from augury_lab.experiment.suite import BASELINE, each_method, make_suite, parse_compositions, read_suite
 
     if suite_file is not None and recipe is not None:
         raise UsageError("a suite's file is a recipe: give one of SUITE and --recipe.")
@@ -106,7 +109,10 @@ def compare(
         file=suite_file,
     )
     devices, config = _devices(device, config)
-    texts = [name.strip() for name in (each or "").split(",") if name.strip()] + (compositions or [])
+    singles, notes = each_method([name.strip() for name in (each or "").split(",") if name.strip()])
+    for note in notes:
+        typer.echo(note, err=True)
+    texts = [*singles, *(compositions or [])]
     base = base or said.get("base", BASELINE)
     named = {**said.get("compositions", {}), **parse_compositions(texts)}
     if base != BASELINE and base not in named:

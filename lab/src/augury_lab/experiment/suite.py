@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from augury.errors import UsageError, refuse_all, shown
 from augury.randomness import derive
+from augury.registry import Register
 from augury.validation import Strict, explain
 from augury_train.config import MethodConfig, RunConfig, parse_composition, read_config, read_recipe
 from augury_train.files import write_text
@@ -219,6 +220,39 @@ def _methods(text: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
 def parse_compositions(texts: Sequence[str]) -> dict[str, Composition]:
     """Compositions as the command line has them, each under its own text."""
     return {text: Composition(_methods(text)) for text in texts}
+
+
+EACH = "all"
+"""What stands for every listed method."""
+
+
+def each_method(names: Sequence[str], register: Register | None = None) -> tuple[list[str], list[str]]:
+    """Put every method that is installed and listed in the place of the name `all`.
+
+    Args:
+        names: methods, with options or without.
+        register: what is listed; the built-in and the user's register when None.
+
+    Returns:
+        the names, each once, and a line for each method that is left out since it cannot be used without an option.
+    """
+    if EACH not in names:
+        return list(names), []
+    register = register or Register.load()
+    found, notes = [], []
+    for method in (found.name for found in register.methods() if found.status == "ready"):
+        given = register.defaults.get(method, {})
+        fields = register.load_class(method).Options.model_fields
+        missing = [key for key, info in fields.items() if info.is_required() and key not in given]
+        if missing:
+            notes.append(
+                f"{method} is left out: its option `{missing[0]}` must be given. "
+                f"Name it: --with {method}:{missing[0]}=..."
+            )
+        else:
+            found.append(method)
+    position = names.index(EACH)
+    return list(dict.fromkeys([*names[:position], *found, *names[position + 1 :]])), notes
 
 
 def folder_of(folder: Path, name: str, seed: int) -> Path:

@@ -38,8 +38,8 @@ class DCutMix(augury.Method):
         )
         mode: Literal["dcutmix", "dmixup"] = Field(
             "dcutmix",
-            description="nested boxes (`dcutmix`) or blended whole images (`dmixup`). K = 2 with alpha = 1 is close to "
-            "CutMix, and with `dmixup` it is Mixup",
+            description="nested boxes (`dcutmix`) or blended whole images (`dmixup`). K = 2 with alpha = 1 is "
+            "Mixup with `dmixup`; it is not CutMix, which is the method `cutmix`",
         )
 
     contract = "2.0"
