@@ -33,10 +33,12 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
     """While this is open, a pass in training mode normalises by its batch and leaves running statistics as they are: a
     pass that is made once more must not count its images twice."""
     layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
-        layer.track_running_stats = False
+        # Tracked still: a pass without statistics saves fewer tensors for its gradient, which torch takes for a fault.
+        layer.momentum, layer.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for layer, (momentum, count) in zip(layers, before, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, count

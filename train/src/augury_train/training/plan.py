@@ -128,7 +128,7 @@ def make_plan(
     """
     problems: list[str] = []
     chosen, found = choose(config.named_methods(), register)
-    problems += found + _machine_problems(config) + _optim_problems(config) + _last_problems(config, chosen)
+    problems += found + _machine_problems(config) + _optim_problems(config) + _method_problems(config, chosen)
     wanted = _or_problem(problems, lambda: backbones.data_config(config.model.name))
     if wanted is not None and begun is None:
         _or_problem(problems, partial(backbones.check_start, config.model))
@@ -302,15 +302,21 @@ def _optim_problems(config: RunConfig) -> list[str]:
     return problems
 
 
-def _last_problems(config: RunConfig, chosen: list[Chosen]) -> list[str]:
-    """A line for each setting that a method does not go with whose work is there after the last step alone."""
+def _method_problems(config: RunConfig, chosen: list[Chosen]) -> list[str]:
+    """A line for each setting that a method does not go with: one whose work is there after the last step alone, or one
+    that mixes where a second computation would not."""
     names = [c.name for c in chosen if c.declares("keeps_last")]
     set_to = {"train.patience": config.train.patience, "train.ema": config.train.ema}
     ends = {
         "train.patience": "would end the training before that",
         "train.ema": "is another average, which would be kept instead",
     }
+    inside = [c.name for c in chosen if c.declares("mixes_hidden")] if config.model.grad_checkpointing else []
     return [
+        f"model.grad_checkpointing=true: {name} mixes inside the network, and blocks that are computed once more would "
+        f"not be mixed. Set it to false, or leave {name} out."
+        for name in inside
+    ] + [
         f"{name} leaves its network after the last step, and {key}={value} {ends[key]}. Leave {key} out, or {name}."
         for name in names
         for key, value in set_to.items()
