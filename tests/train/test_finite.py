@@ -517,6 +517,27 @@ def test_saying_where_it_begins_draws_nothing() -> None:
     assert _same(*found)
 
 
+def test_saying_where_it_begins_leaves_isdas_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is computed once more for that, of which methods are told."""
+    trainer = trainer_of(config_of("isda", ("breaks", {"step": 3, "place": "term's gradient"})))
+    states: list[dict[str, Tensor]] = []
+    compute = trainer.methods.compute_loss
+
+    def watched(batch: augury.Batch, output: augury.ModelOutput) -> Tensor:
+        loss = compute(batch, output)
+        state = trainer.methods["isda"].state_dict()
+        states.append({name: value.clone() for name, value in state.items()})
+        return loss
+
+    monkeypatch.setattr(trainer.methods, "compute_loss", watched)
+    error = error_of(trainer)
+    assert "It begins with breaks: the gradient of what its `compute_loss` returned." in error
+    assert len(states) == 4, "three steps, and the third once more"
+    assert not _same(states[1], states[2])
+    assert _same(states[2], states[3])
+    assert not trainer.methods.run.again
+
+
 @pytest.mark.parametrize("steps", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_that_skips_goes_on_exactly(tmp_path: Path, steps: int) -> None:
     config = config_of("passing", ("breaks", {"step": 3}), "isda", on_nan="skip")
