@@ -111,6 +111,7 @@ def test_the_term_is_the_formula_with_the_queue_of_the_steps_before(k: int) -> N
         order = torch.arange(2 * N).view(2, N).t().flatten()
         queue = torch.cat([queue, z[order]])[-20:]
         soft_queue = torch.cat([soft_queue, batch.soft_targets(C).double()[order]])[-20:]
+        methods.step()
         torch.testing.assert_close(method.queue[-len(queue) :], queue, rtol=1e-12, atol=0)
         torch.testing.assert_close(method.queue_targets[-len(queue) :], soft_queue)
 
@@ -129,11 +130,28 @@ def test_computed_again_a_step_leaves_the_queue_alone() -> None:
     methods = composed(queue=20)
     method = methods["supcon"]
     term(methods, make_batch(methods, 0), make_features(0))
+    methods.step()
     before = {name: buffer.clone() for name, buffer in method.named_buffers()}
+    assert int((before["queue_targets"].sum(1) > 0).sum()) == 2 * N
+    loss = term(methods, make_batch(methods, 1), make_features(1))
     with methods.again():
-        term(methods, make_batch(methods, 1), make_features(1))
+        again = term(methods, make_batch(methods, 1), make_features(1))
+    assert torch.equal(loss, again), "with the queue of before the step"
     for name, buffer in method.named_buffers():
         assert torch.equal(buffer, before[name])
+    methods.step()
+    assert not torch.equal(method.queue, before["queue"])
+
+
+def test_rows_of_a_skipped_step_do_not_join_the_queue() -> None:
+    methods, plain = composed(queue=60), composed(queue=60)
+    term(methods, make_batch(methods, 0), make_features(0))
+    methods.step(changed=False)
+    plain.step(changed=False)
+    for composition in (methods, plain):
+        term(composition, make_batch(composition, 1), make_features(1))
+        composition.step()
+    assert torch.equal(methods["supcon"].queue, plain["supcon"].queue)
 
 
 def test_rows_that_are_not_finite_leave_the_queue_usable() -> None:
@@ -141,6 +159,7 @@ def test_rows_that_are_not_finite_leave_the_queue_usable() -> None:
     features = make_features(0)
     features[3, 2], features[5, 0] = torch.nan, torch.inf
     assert term(methods, make_batch(methods, 0), features).isnan()
+    methods.step()
     queue, targets = methods["supcon"].queue, methods["supcon"].queue_targets
     assert queue.isfinite().all()
     assert int((targets.sum(1) > 0).sum()) == 2 * N - 2
@@ -152,6 +171,7 @@ def test_a_queue_shorter_than_a_batch_holds_the_newest_rows() -> None:
     for step in range(2):
         for methods in (short, long):
             term(methods, make_batch(methods, step), make_features(step))
+            methods.step()
     assert torch.equal(short["supcon"].queue, long["supcon"].queue[-3:])
     assert torch.equal(short["supcon"].queue_targets, long["supcon"].queue_targets[-3:])
 
@@ -170,6 +190,7 @@ def in_a_process(rank: int, size: int, folder: Path) -> None:
         gradients = torch.autograd.grad(loss, [mine, *methods.parameters()])
         # As DistributedDataParallel does.
         averaged = [methods.run.ranks.mean(gradient) for gradient in gradients[1:]]
+        methods.step()
         found.append(
             [methods.run.ranks.mean(loss.detach()), gradients[0] / size, averaged, list(methods["supcon"].buffers())]
         )

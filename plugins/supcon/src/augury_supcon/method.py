@@ -60,6 +60,8 @@ class SupCon(augury.Method):
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, options.dim))
         self.register_buffer("queue", torch.zeros(options.queue, options.dim))
         self.register_buffer("queue_targets", torch.zeros(options.queue, spec.num_classes))
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._step = -1
 
     @augury.hookimpl(wrapper=True)
     def compute_loss(
@@ -78,15 +80,27 @@ class SupCon(augury.Method):
         term = (weights * losses).mean()
         run.log("supcon", term)
         if self.options.queue and not run.again:
-            self._remember(rows.detach(), row_targets)
+            self._see(rows.detach(), row_targets, run.step)
         weight: float = self.options.weight
         return loss + weight * term
 
-    def _remember(self, rows: Tensor, targets: Tensor) -> None:
-        """Put rows into the queue; one that is not finite takes a place that does not count."""
-        finite = rows.isfinite().all(1, keepdim=True)
-        push(self.queue, torch.where(finite, rows, 0))
-        push(self.queue_targets, torch.where(finite, targets, 0))
+    def _see(self, rows: Tensor, targets: Tensor, step: int) -> None:
+        """Note the rows of a part of a step; those of a step that was skipped are forgotten."""
+        if step != self._step:
+            self._seen, self._step = [], step
+        self._seen.append((rows, targets))
+
+    @augury.hookimpl
+    def post_step(self) -> None:
+        """Put the step's rows into the queue; one that is not finite takes a place that does not count.
+
+        Not before the step is over: its loss may be computed again, with the same queue.
+        """
+        for rows, targets in self._seen:
+            finite = rows.isfinite().all(1, keepdim=True)
+            push(self.queue, torch.where(finite, rows, 0))
+            push(self.queue_targets, torch.where(finite, targets, 0))
+        self._seen = []
 
 
 def _by_image(rows: Tensor, views: int) -> Tensor:
