@@ -84,6 +84,7 @@ def test_each_image_may_have_a_box_of_its_own() -> None:
     assert not torch.equal(batch.view(0).labels, batch.view(1).labels - 20), "other partners"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per", PER)
 def test_statistics_of_the_labels_over_many_steps(per: str) -> None:
     methods, found = composed(per=per), []

@@ -69,12 +69,5 @@ class Focal(augury.Method):
         weights = batch.label_weights
         if self.class_weights is not None:
             weights = weights * self.class_weights[batch.labels]
-        return focal_losses(
-            output.logits,
-            batch.labels,
-            batch.shares,
-            batch.smoothing,
-            weights,
-            self.options.gamma,
-            output.class_logits,
-        )
+        labels = batch.labels, batch.shares, batch.smoothing, weights
+        return focal_losses(output.logits, *labels, self.options.gamma, output.class_logits)
