@@ -63,6 +63,9 @@ def compose(
         UsageError: every unknown name, bad option, missing need and conflict, a line each.
     """
     chosen, problems = choose(methods, register)
+    if class_counts is not None and (len(class_counts) != num_classes or min(class_counts) < 0):
+        told = list(class_counts)[:20]
+        problems.append(f"class_counts must be {num_classes} numbers >= 0, images of each class, got {told}.")
     linear = classifier if isinstance(classifier, nn.Linear) else None
     spec = Spec(
         num_classes=num_classes,

@@ -21,6 +21,7 @@ from augury.run import Host
 from augury_authoring.testing import globals as world
 from augury_authoring.testing.bench import Bench, CheckFailed, NotApplicable, attempt
 from augury_authoring.testing.checks.draws import other_seed
+from augury_authoring.testing.checks.network import left_alone
 from augury_authoring.testing.checks.state import survives
 from augury_authoring.testing.faults import mixing_matrix
 from augury_authoring.testing.harness import IMAGES, Trial, clone, gradients, same, tensors_of
@@ -87,7 +88,12 @@ class _Lent:
 def agree(bench: Bench, workers: Workers) -> None:
     """Two processes decide alike; loss, gradients and state are those of one process on the joined rows."""
     bench.ready()
-    for check, test in ((survives, "test_state_survives"), (other_seed, "test_other_seed_other_draws")):
+    before = {
+        survives: "test_state_survives",
+        other_seed: "test_other_seed_other_draws",
+        left_alone: "test_network_is_left_alone",
+    }
+    for check, test in before.items():
         if bench.verdict(check)[0]:
             raise NotApplicable(f"two processes cannot agree with one; see {test}.")
     if bench.ordinary.leaves_gradients:
