@@ -158,8 +158,9 @@ def test_the_trainer_makes_view_0_by_base() -> None:
     config = small("augmix", data={"base": "", "augmented": "augmix:severity=10"}, optim={"batch_size": 20})
     batch = next(iter(batches_of(Trainer(make_plan(config)))))
     plain = small(data={"base": "", "augmented": ""}, optim={"batch_size": 20})
-    batches = batches_of(Trainer(make_plan(plain)))
-    unchanged = {int(i): x for b in batches for i, x in zip(b.indices, b.images, strict=True)}
+    unchanged = {
+        int(i): x for b in batches_of(Trainer(make_plan(plain))) for i, x in zip(b.indices, b.images, strict=True)
+    }
     clean, *others = batch.images.unflatten(0, (3, -1)).unbind(0)
     images = torch.stack([unchanged[int(i)] for i in batch.view(0).indices])
     assert torch.equal(clean, images)
