@@ -34,7 +34,7 @@ def photographs(folder: Path, count: int = 12) -> Path:
 
 
 BAD = {
-    "method": (["--with", "cutmux"], "unknown method `cutmux`. Installed and listed: agmax, cutmix, dcutmix, "),
+    "method": (["--with", "cutmux"], "unknown method `cutmux`. Installed and listed: agmax, "),
     "near method": (["--with", "cutmux"], "Did you mean `cutmix`?"),
     "model": (["--model", "resnet20cifar"], "Did you mean `resnet20_cifar`"),
     "data set": (["--dataset", "nothere"], "unknown data set `nothere`. Known: cifar10, cifar100, digits,"),
