@@ -18,12 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FIRST_PARTY = {
     "agmax": "augury_agmax:AgMax",
+    "augmix": "augury_augmix:AugMix",
     "cutmix": "augury_cutmix:CutMix",
     "dcutmix": "augury_dcutmix:DCutMix",
+    "distill": "augury_distill:Distill",
     "focal": "augury_focal:Focal",
     "isda": "augury_isda:ISDA",
     "mixup": "augury_mixup:Mixup",
     "resmooth": "augury_resmooth:ReSmooth",
+    "supcon": "augury_supcon:SupCon",
+    "swa": "augury_swa:SWA",
 }
 METHOD = """
 import augury
