@@ -34,6 +34,8 @@ FILES = {
 }
 OF_A_FORM = ("method.py.j2", "functional.py.j2", "test_functional.py.j2")
 """Templates that a form has itself."""
+LINE = 120
+"""Characters of the longest line in a new package."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,18 @@ def _known(names: Names, hooks: Sequence[str], form: Form | None) -> dict[str, o
         "loss": form is None and "compute_loss" in hooks,
         "step": form is None and "post_step" in hooks,
         "epoch": form is None and "post_epoch" in hooks,
-        "functions": sorted(example.function for example in examples),
+        "imported": _import(names.module, sorted(example.function for example in examples)),
         "option": examples[-1].option if form is None else "=".join(map(str, form.option)),
         "shown": [f"`{names.method}/{example.log}`, {example.told}" for example in examples if example.log],
     }
+
+
+def _import(module: str, functions: Sequence[str]) -> str:
+    """The line that imports the functions of the mathematics, or several where it would be too long for one."""
+    line = f"from {module}.functional import {', '.join(functions)}"
+    if len(line) <= LINE:
+        return line
+    return "\n".join([f"from {module}.functional import (", *(f"    {name}," for name in functions), ")"])
 
 
 def _summary(names: Names, parts: Sequence[str]) -> str:
