@@ -334,7 +334,9 @@ def test_required_options_cannot_be_measured_and_a_hook_that_fails_says_so(insta
         meter.measure("beta")
 
 
-@pytest.mark.parametrize("name", ["agmax", "augmix", "cutmix", "dcutmix", "distill", "focal", "isda", "mixup", "resmooth", "supcon", "swa"])
+@pytest.mark.parametrize(
+    "name", ["agmax", "augmix", "cutmix", "dcutmix", "distill", "focal", "isda", "mixup", "resmooth", "supcon", "swa"]
+)
 def test_the_methods_here_can_be_measured(name: str) -> None:
     costs = CostMeter(Register.load(), images=IMAGES, device="cpu").measure(name)
     measured = [cost for cost in (costs.augment_batch, costs.compute_loss) if cost is not None]

@@ -301,7 +301,9 @@ def test_info_of_our_own_method(augury: Commands) -> None:
     assert facts["option covariance"].startswith("full | diagonal, default full: ")
 
 
-@pytest.mark.parametrize("name", ["agmax", "augmix", "cutmix", "dcutmix", "distill", "focal", "isda", "mixup", "resmooth", "supcon", "swa"])
+@pytest.mark.parametrize(
+    "name", ["agmax", "augmix", "cutmix", "dcutmix", "distill", "focal", "isda", "mixup", "resmooth", "supcon", "swa"]
+)
 def test_info_as_json(augury: Commands, name: str) -> None:
     code, out, err = augury("plugins", "info", name, "--json")
     assert (code, err) == (0, "")

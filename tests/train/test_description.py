@@ -187,7 +187,9 @@ def test_the_card(install: Install, tmp_path: Path) -> None:
     assert describe("beta", Register.load()).card == str(project / "README.md")
 
 
-@pytest.mark.parametrize("name", ["agmax", "augmix", "cutmix", "dcutmix", "distill", "focal", "isda", "mixup", "resmooth", "supcon", "swa"])
+@pytest.mark.parametrize(
+    "name", ["agmax", "augmix", "cutmix", "dcutmix", "distill", "focal", "isda", "mixup", "resmooth", "supcon", "swa"]
+)
 def test_our_own_methods(name: str) -> None:
     d = describe(name, Register.load())
     assert d.options
