@@ -85,8 +85,37 @@ class Later(Plain):
     contract = "9.0"
 
 
+class Alike(Plain):
+    views, views_alike = 2, True
+
+
+class CleanFirst(Plain):
+    views, views_alike, view_pipelines = 2, False, ("base", "augmented")
+
+
+class CleanLast(Plain):
+    views, views_alike, view_pipelines = 2, False, ("augmented", "base")
+
+
+class Looks(Plain):
+    reads_images = True
+
+
+class Blind(Replaces):
+    reads_class_logits = False
+
+
+class Sets(Plain):
+    sets_class_logits = True
+
+
 REFUSED = [
     [Plain, Plain],
+    [Alike, Mixes],
+    [CleanFirst, CleanLast],
+    [CleanFirst, Fifth],
+    [Looks, Inside],
+    [Blind, Sets],
     [Replaces, ReplacesToo],
     [Fifth, FiftyPercent],
     [Mixes, Unmixed],

@@ -50,7 +50,10 @@ def loaded(methods: augury.Composition) -> augury.Batch:
     torch.manual_seed(1)
     images = [torch.randn(N, 1, 4, 4) for _ in range(methods.views)]
     pipeline = (torch.arange(N * methods.views) % 4 > 0).long()
-    return methods.batch(images, torch.randperm(CLASSES), pipeline=pipeline)
+    batch = methods.batch(images, torch.randperm(CLASSES), pipeline=pipeline)
+    # A weight for each class, as a run's settings give them.
+    batch.label_weights = torch.linspace(0.5, 2, CLASSES)[batch.labels]
+    return batch
 
 
 class Reference:
@@ -58,6 +61,7 @@ class Reference:
 
     def __init__(self, batch: augury.Batch, features: Tensor, classifier: nn.Linear, q: nn.Module | None) -> None:
         self.y, self.w, self.e = batch.labels, batch.shares.double(), batch.smoothing.double()
+        self.v = batch.label_weights.double()
         self.r, self.a = batch.row_weights.double(), features
         self.weight = classifier.weight.detach().double().requires_grad_()
         self.bias = classifier.bias.detach().double()
@@ -73,7 +77,7 @@ class Reference:
             for k in range(self.y.shape[1]):
                 seen = p[i, k] if p.ndim == 3 else p[i]
                 hard = -seen.log_softmax(0)[self.y[i, k]]
-                row = row + self.w[i, k] * ((1 - self.e[i, k]) * hard + self.e[i, k] * smooth)
+                row = row + self.w[i, k] * self.v[i, k] * ((1 - self.e[i, k]) * hard + self.e[i, k] * smooth)
             rows.append(self.r[i] * row)
         return torch.stack(rows).mean()
 
