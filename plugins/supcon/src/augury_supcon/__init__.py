@@ -1,5 +1,3 @@
-"""Supervised contrastive learning, as an augury method."""
-
-from augury_supcon.method import SupCon
+from augury_supcon.method import SupCon as SupCon
 
 __all__ = ["SupCon"]

@@ -41,10 +41,5 @@ def supcon_losses(
 
 
 def push(queue: Tensor, rows: Tensor) -> None:
-    """Append rows to a queue in place, and drop as many of the oldest.
-
-    Args:
-        queue: Q x ..., the oldest first.
-        rows: R x ..., the newest last; of more than Q the newest count.
-    """
+    """Append rows R x ... to a queue Q x ... in place, the newest last, and drop as many of the oldest."""
     queue.copy_(torch.cat([queue, rows.to(queue)])[len(rows) :])

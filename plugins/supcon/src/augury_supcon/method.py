@@ -39,8 +39,7 @@ class SupCon(augury.Method):
             0,
             ge=0,
             le=65536,
-            description="earlier projections that are kept as further contrasts, two for each image; 0: none. The "
-            "paper's experiments with a queue: 8192",
+            description="earlier projections that are kept as further contrasts, two for each image; 0: none",
         )
 
     contract = "2.0"
@@ -80,15 +79,10 @@ class SupCon(augury.Method):
         term = (weights * losses).mean()
         run.log("supcon", term)
         if self.options.queue and not run.again:
-            self._see(rows.detach(), row_targets, run.step)
-        weight: float = self.options.weight
-        return loss + weight * term
-
-    def _see(self, rows: Tensor, targets: Tensor, step: int) -> None:
-        """Note the rows of a part of a step; those of a step that was skipped are forgotten."""
-        if step != self._step:
-            self._seen, self._step = [], step
-        self._seen.append((rows, targets))
+            # Parts of a step come one after the other; those of a step that was skipped are forgotten.
+            before = self._seen if run.step == self._step else []
+            self._seen, self._step = [*before, (rows.detach(), row_targets)], run.step
+        return loss + float(self.options.weight) * term
 
     @augury.hookimpl
     def post_step(self) -> None:

@@ -1,5 +1,3 @@
-"""Stochastic weight averaging, as an augury method."""
-
-from augury_swa.method import SWA
+from augury_swa.method import SWA as SWA
 
 __all__ = ["SWA"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +23,7 @@ def unflatten_(network: nn.Module, weights: Tensor) -> None:
 
 
 def fold_(average: Tensor, count: Tensor, weights: Tensor) -> None:
-    """Add weights to a running mean in place: mean + (weights - mean) / (count + 1), and count + 1.
-
-    Args:
-        average: P float32, the mean so far.
-        count: int64 scalar, how many it is the mean of.
-        weights: P numbers.
-    """
+    """Add weights, P numbers, to a running mean P float32 of `count` others, in place."""
     count += 1
     average += (weights.to(average) - average) / count
 
@@ -43,18 +36,17 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 @torch.no_grad()
 def set_statistics_(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Compute the running statistics of BatchNorm anew, in place: the mean over batches of the mean and the unbiased
-    variance of each, a batch weighed by its images.
+    variance of each, a batch M x ch x H x W weighed by its images; a last one of a single image is left out.
 
-    Layers that are not in training mode keep theirs. All else is in evaluation mode meanwhile, and as before at the
-    end.
-
-    Args:
-        network: images M x ch x H x W -> anything.
-        batches: images; a last batch of a single one, which has no variance, is left out.
+    Layers that are not in training mode keep theirs. All else is in evaluation mode meanwhile, and as before at last.
     """
     layers, seen = batch_norms(network), 0
-    with _only_training(network, layers):
+    modes = [(module, module.training) for module in network.modules()]
+    momenta = [(layer, layer.momentum) for layer in layers]
+    network.eval()
+    try:
         for layer in layers:
+            layer.train()
             layer.reset_running_stats()
         for images in batches:
             if seen and len(images) == 1:
@@ -63,18 +55,6 @@ def set_statistics_(network: nn.Module, batches: Iterable[Tensor]) -> None:
             for layer in layers:
                 layer.momentum = len(images) / seen
             network(images)
-
-
-@contextlib.contextmanager
-def _only_training(network: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
-    """While this is open, these layers alone are in training mode; modes and momenta are as before at the end."""
-    modes = [(module, module.training) for module in network.modules()]
-    momenta = [(layer, layer.momentum) for layer in layers]
-    network.eval()
-    try:
-        for layer, _ in momenta:
-            layer.train()
-        yield
     finally:
         for module, mode in modes:
             module.training = mode

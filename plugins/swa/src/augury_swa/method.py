@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -76,11 +74,9 @@ class SWA(augury.Method):
 
     def _set_statistics(self, run: augury.Run) -> None:
         """Compute BatchNorm's statistics on the training images, each process on its share."""
-        layers = batch_norms(run.network)
-        if not layers:
+        if not (layers := batch_norms(run.network)):
             return
         set_statistics_(run.network, (batch.images for batch in run.loader("augmented")))
-        statistics: list[Any] = [getattr(layer, name) for layer in layers for name in ("running_mean", "running_var")]
-        for statistic in statistics:
+        for layer in layers:
             # All shares are equally long, so this is the mean over the batches of all.
-            statistic.copy_(run.ranks.mean(statistic))
+            layer.running_mean, layer.running_var = map(run.ranks.mean, (layer.running_mean, layer.running_var))  # type: ignore[arg-type]
