@@ -86,10 +86,8 @@ class SupCon(augury.Method):
 
     @augury.hookimpl
     def post_step(self) -> None:
-        """Put the step's rows into the queue; one that is not finite takes a place that does not count.
-
-        Not before the step is over: its loss may be computed again, with the same queue.
-        """
+        """Put the step's rows into the queue; one that is not finite takes a place that does not count."""
+        # Not before the step is over: its loss may be computed again, with the same queue.
         for rows, targets in self._seen:
             finite = rows.isfinite().all(1, keepdim=True)
             push(self.queue, torch.where(finite, rows, 0))
