@@ -113,7 +113,7 @@ def test_json_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     alpha, stranger = report["methods"]
     assert [alpha["passed"], stranger["passed"]] == [True, False]
     assert alpha["suite"] == {"method": "alpha", "passed": 31, "failed": [], "skipped": 2, "seconds": 14.0}
-    assert alpha["costs"] == {"augment_batch": 0.002, "compute_loss": None, "views": 2}
+    assert alpha["costs"] == {"augment_batch": 0.002, "compute_loss": None, "post_step": None, "views": 2}
     assert stranger["faults"] == ["stranger: no"]
     assert err.splitlines() == ["alpha: importing", "a method says hello"]
 

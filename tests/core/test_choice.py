@@ -171,8 +171,8 @@ def test_a_methods_first_weights_are_its_own_and_move_no_generator() -> None:
     assert not torch.equal(alone, augury.compose([Loud], num_classes=3)["loud"].start)
 
 
-@pytest.mark.parametrize("counts", [(1, 2), (1, 2, -3), ()])
+@pytest.mark.parametrize("counts", [(1, 2), (1, 2, -3), (), (0, 0, 0)])
 def test_counts_of_classes_that_do_not_fit_are_refused(counts: tuple[int, ...]) -> None:
     (line,) = refused(Quiet, class_counts=counts)
-    assert line == f"class_counts must be 3 numbers >= 0, images of each class, got {list(counts)}."
+    assert line == f"class_counts must be 3 numbers >= 0, the images of each class, got {list(counts)}."
     assert augury.compose([Quiet], num_classes=3, class_counts=[4, 0, 2])["quiet"].spec.class_counts == (4, 0, 2)

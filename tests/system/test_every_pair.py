@@ -59,7 +59,7 @@ def test_the_new_packages_are_listed_and_the_page_gives_reasons() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", itertools.combinations(METHODS, 2), ids="+".join)
+@pytest.mark.parametrize("pair", [*itertools.combinations(METHODS, 2)], ids="+".join)
 def test_a_pair_trains_or_is_refused_for_a_reason_that_the_page_gives(
     pair: tuple[str, str], teacher: Path, tmp_path: Path
 ) -> None:

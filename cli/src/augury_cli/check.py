@@ -31,7 +31,7 @@ _TITLES = (
 _WRAPS = ("package", "listed", "hooks", "suite")
 _RIGHT = ("augment_batch", "compute_loss", "post_step", "rows")
 # The least needed first: what is wrong with any of them is a line of its own.
-_SPARE = ("contract", "hooks", "package", "listed")
+_SPARE = ("contract", "hooks", "package", "listed", "post_step")
 
 
 def check(

@@ -63,9 +63,10 @@ def compose(
         UsageError: every unknown name, bad option, missing need and conflict, a line each.
     """
     chosen, problems = choose(methods, register)
-    if class_counts is not None and (len(class_counts) != num_classes or min(class_counts) < 0):
-        told = list(class_counts)[:20]
-        problems.append(f"class_counts must be {num_classes} numbers >= 0, images of each class, got {told}.")
+    counts = list(class_counts or [])
+    if class_counts is not None and (len(counts) != num_classes or min(counts) < 0 or not sum(counts)):
+        told = f"class_counts must be {num_classes} numbers >= 0, the images of each class, got {counts[:20]}."
+        problems.append(told)
     linear = classifier if isinstance(classifier, nn.Linear) else None
     spec = Spec(
         num_classes=num_classes,

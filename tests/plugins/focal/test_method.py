@@ -139,13 +139,6 @@ def test_class_weights_are_those_of_the_counts_and_are_not_saved() -> None:
     assert composed("focal", counts=None)["focal"].class_weights is None
 
 
-@pytest.mark.parametrize("counts", [None, (1, 2, 3), (1, 2, 3, 4, 5), (0, 0, 0, 0), (1, 2, 3, -1)])
-def test_class_weights_need_the_counts(counts: Any) -> None:
-    with pytest.raises(augury.UsageError, match="class_counts") as caught:
-        composed(("focal", {"beta": 0.9}), counts=counts)
-    assert "\n" not in str(caught.value)
-
-
 def test_the_refusal_says_what_to_do() -> None:
     with pytest.raises(augury.UsageError) as caught:
         composed(("focal", {"beta": 0.9}), counts=None)
