@@ -205,6 +205,18 @@ def test_going_on_with_another_version_of_a_methods_package_is_said_and_kept(tmp
     assert [then["methods"]["isda"] for then in environment(folder)["earlier"]] == ["augury-isda 0.0.9"]
 
 
+def test_a_run_of_before_the_contract_was_said_began_with_the_first(tmp_path: Path) -> None:
+    """Its class weights, say, meant something else beside a method that mixes."""
+    config, folder, heard = small("dcutmix"), tmp_path / "run", Heard()
+    interrupted(config, folder, 3)
+    said = environment(folder)
+    assert said["versions"].pop("contract") == augury.CONTRACT_VERSION
+    (folder / "environment.json").write_text(json.dumps(said))
+    augury.resume(folder, progress=heard)
+    (line,) = [line for line in heard.lines if "went on" in line]
+    assert line.startswith(f"contract: the run went on with {augury.CONTRACT_VERSION}, and had 1.0 until then.")
+
+
 def test_every_sitting_remembers_the_earlier_ones(tmp_path: Path) -> None:
     config, folder = small("isda", optim={"epochs": 3}), tmp_path / "run"
     interrupted(config, folder, 3)

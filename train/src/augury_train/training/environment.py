@@ -13,6 +13,7 @@ import torch
 
 from augury.discovery import GROUP
 from augury.errors import UsageError
+from augury.hookspecs import CONTRACT_VERSION
 from augury.method import Method
 from augury.outside import RECORDED, parse_json, read_text
 from augury.registry import Register
@@ -80,6 +81,9 @@ def _sections(said: Mapping[str, Any]) -> dict[str, Any]:
         for key in ("versions", "methods")
         if isinstance(said.get(key), dict)
     }
+    if "versions" in texts:
+        # Runs of before there was another did not say it.
+        texts["versions"].setdefault("contract", "1.0")
     return texts | ({"hardware": said["hardware"]} if isinstance(said.get("hardware"), dict) else {})
 
 
@@ -106,8 +110,8 @@ def _others(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what a result depends on."""
-    found = {"python": platform.python_version()}
+    """Of Python, of the contract of methods, and of what a result depends on."""
+    found = {"python": platform.python_version(), "contract": CONTRACT_VERSION}
     for name in ("augury-core", "augury-train", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow"):
         try:
             found[name] = version(name)
