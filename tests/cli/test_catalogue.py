@@ -294,7 +294,10 @@ def test_info_of_our_own_method(augury: Commands) -> None:
     assert facts["distribution"].endswith("(augury_isda:ISDA)")
     assert facts["status"] == "ready (built-in register, versions >=0.1,<1)"
     assert facts["hooks"] == "compute_loss"
-    assert facts["needs"] == "a classifier that is one nn.Linear; total_steps to be known"
+    assert facts["needs"] == (
+        "a classifier that is one nn.Linear; total_steps to be known; a criterion that reads class_logits, as augury's "
+        "does (it sets them)"
+    )
     assert facts["recipes"].startswith("isda/cifar10-densenetbc100_12, ")
     assert re.fullmatch(r"(isda/\S+ ){5}and \d+ more: augury recipes list 'isda/\*'", facts["recipes"].replace(",", ""))
     assert facts["option lambda_0"].startswith("number >= 0, finite, default 0.5: strength")
@@ -310,7 +313,7 @@ def test_info_as_json(augury: Commands, name: str) -> None:
     facts = json.loads(out)
     assert (facts["name"], facts["status"], facts["layer"]) == (name, "ready", "built-in")
     assert all({"name", "type", "default", "description"} <= option.keys() for option in facts["options"])
-    assert facts["needs"].keys() >= {"views", "linear_classifier", "pipelines"}
+    assert facts["needs"].keys() >= {"views", "linear_classifier", "pipelines", "views_alike", "keeps_last"}
 
 
 def test_info_shows_what_the_registers_add(augury: Commands) -> None:

@@ -200,7 +200,11 @@ def test_our_own_methods(name: str) -> None:
 
 
 def test_needs_of_our_own_methods() -> None:
-    needs = {name: describe(name, Register.load()).needs for name in ("agmax", "isda", "resmooth")}
+    names = ("agmax", "augmix", "focal", "isda", "resmooth", "swa")
+    needs = {name: describe(name, Register.load()).needs for name in names}
+    assert needs["augmix"].view_pipelines == ("base", "augmented", "augmented")
+    assert (needs["augmix"].views_alike, needs["agmax"].views_alike) == (True, False)
+    assert (needs["isda"].sets_class_logits, needs["focal"].reads_class_logits, needs["swa"].keeps_last) == (True,) * 3
     assert needs["agmax"].views == 2
     assert needs["isda"].linear_classifier
     assert needs["resmooth"].pipelines == {"base": 0.2, "augmented": 0.8}

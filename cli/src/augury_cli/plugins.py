@@ -170,7 +170,10 @@ def _some(names: Sequence[str], how: str, most: int = 5) -> str:
 
 def _phrases(needs: Needs) -> Iterator[str]:
     if needs.views > 1:
-        yield f"{needs.views} views of each image"
+        made = f", made by {', '.join(needs.view_pipelines)}" if needs.view_pipelines else ""
+        yield f"{needs.views} views of each image{made}"
+    if needs.views_alike:
+        yield "no method that mixes (it compares views row by row)"
     if needs.pipelines is not None:
         shares = ", ".join(f"{share:g} from `{pipeline}`" for pipeline, share in needs.pipelines.items())
         yield f"shares of the rows by pipeline: {shares}"
@@ -186,8 +189,15 @@ def _phrases(needs: Needs) -> Iterator[str]:
         yield "its place after methods that want unmixed images (it mixes them)"
     if needs.mixes_hidden:
         yield "its place after all methods that mix (it mixes inside the network)"
+    if needs.reads_images:
+        yield "no method that mixes inside the network (it looks at the images)"
+    if needs.sets_class_logits:
+        yield "a criterion that reads class_logits, as augury's does (it sets them)"
     if needs.replaces_criterion:
-        yield "no other method that replaces the criterion"
+        others = "" if needs.reads_class_logits else " or sets class_logits"
+        yield f"no other method that replaces the criterion{others}"
+    if needs.keeps_last:
+        yield "all steps of the training (its network counts after the last one), no train.ema and no train.patience"
 
 
 def _assigned(options: Mapping[str, Any]) -> str:

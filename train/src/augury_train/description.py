@@ -56,12 +56,18 @@ class Needs:
     """
 
     views: int
+    view_pipelines: tuple[str, ...]
+    views_alike: bool
     linear_classifier: bool
     min_rows: int
     facts: tuple[str, ...]
     mixes: bool
     mixes_hidden: bool
     unmixed: bool
+    reads_images: bool
+    sets_class_logits: bool
+    reads_class_logits: bool
+    keeps_last: bool
     pipelines: Mapping[str, float] | None
     replaces_criterion: bool
 
@@ -171,12 +177,18 @@ def _needs(cls: type[Method]) -> Needs:
     shares = None if required else cls.pipelines(cls.Options())
     return Needs(
         views=cls.views,
+        view_pipelines=tuple(cls.view_pipelines),
+        views_alike=bool(cls.views_alike),
         linear_classifier=cls.linear_classifier,
         min_rows=cls.min_rows,
         facts=tuple(cls.facts),
         mixes=cls.mixes,
         mixes_hidden=cls.mixes_hidden,
         unmixed=cls.unmixed,
+        reads_images=cls.reads_images,
+        sets_class_logits=cls.sets_class_logits,
+        reads_class_logits=cls.reads_class_logits,
+        keeps_last=cls.keeps_last,
         pipelines=None if shares is None else dict(shares),
         replaces_criterion=replaces_criterion(cls),
     )
