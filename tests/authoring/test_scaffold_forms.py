@@ -84,6 +84,7 @@ def test_they_bring_a_recipe_and_a_card_that_tells_their_option(made: Path, regi
         assert {key: float(told) for key, told in rows.items()} == defaults
 
 
+@pytest.mark.slow
 def test_their_tests_of_the_mathematics_pass(made: Path, register: augury.Register) -> None:
     files = [str(made / name / "tests/test_functional.py") for name in NAMES]
     path = ":".join(str(made / name / "src") for name in NAMES)

@@ -213,7 +213,7 @@ def test_it_runs_beside_xdist_with_warnings_as_errors(tmp_path: Path) -> None:
     assert re.search(r"\d\d passed, \d skipped", done.stdout)
 
 
-@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("quick", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_quick_suite_leaves_out_what_takes_longest(quick: bool) -> None:
     command = [sys.executable, "-m", "pytest", "--pyargs", "augury.testing.suite", "--augury-method", "dcutmix", "-q"]
     command += ["--collect-only", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
