@@ -88,9 +88,9 @@ class TwoViewsExactly(augury.Method):
     views_alike = True
 
     @hookimpl(wrapper=True)
-    def compute_loss(self, output: ModelOutput) -> Wrapper:
+    def compute_loss(self, batch: Batch, output: ModelOutput) -> Wrapper:
         loss = yield
-        first, second = output.logits.unflatten(0, (2, -1))
+        first, second = output.logits.split(len(batch) // batch.views)
         return loss + (first - second).square().mean()
 
 

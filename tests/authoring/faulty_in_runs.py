@@ -50,9 +50,9 @@ class Demanding(augury.Method):
         batch.images = batch.images * run.random.uniform(self.options.low, self.options.high)
 
     @hookimpl(wrapper=True)
-    def compute_loss(self, output: ModelOutput) -> Wrapper:
+    def compute_loss(self, output: ModelOutput, run: Run) -> Wrapper:
         loss = yield
-        self.seen["steps"] += 1
+        self.seen["steps"] += not run.again
         return loss * (1 + 0.01 * self.seen["steps"]) + 0.1 * self.head(output.features).square().mean()
 
 
@@ -90,23 +90,22 @@ class Bce(augury.Method):
     @hookimpl
     def compute_loss(self, batch: Batch, output: ModelOutput, run: Run) -> Tensor:
         targets = batch.soft_targets(run.num_classes)
-        rows = F.binary_cross_entropy_with_logits(output.logits, targets, reduction="none").sum(1)
-        return (batch.row_weights * rows).mean()
+        weights = (batch.shares * batch.label_weights).sum(1)
+        return weights * F.binary_cross_entropy_with_logits(output.logits, targets, reduction="none").sum(1)
 
 
 class FirstLabelOnly(augury.Method):
     @hookimpl
     def compute_loss(self, batch: Batch, output: ModelOutput) -> Tensor:
-        rows = F.cross_entropy(output.logits, batch.labels[:, 0], reduction="none")
-        return (batch.row_weights * rows).mean()
+        return batch.label_weights[:, 0] * F.cross_entropy(output.logits, batch.labels[:, 0], reduction="none")
 
 
 class RowsAlike(augury.Method):
-    """Heeds labels, and not the weights of rows."""
+    """Heeds labels, and not their weights."""
 
     @hookimpl
     def compute_loss(self, batch: Batch, output: ModelOutput, run: Run) -> Tensor:
-        return F.cross_entropy(output.logits, batch.soft_targets(run.num_classes))
+        return F.cross_entropy(output.logits, batch.soft_targets(run.num_classes), reduction="none")
 
 
 class LeavesGradients(augury.Method):

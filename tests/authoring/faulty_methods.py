@@ -110,8 +110,9 @@ class HardestHalf(augury.Method):
 
     @hookimpl
     def augment_batch(self, batch: Batch) -> None:
-        apart = (batch.images - batch.images.roll(1, 0)).flatten(1).norm(dim=1)
-        batch.take(apart.topk(len(batch) // 2).indices)
+        images = batch.view(0).images
+        apart = (images - images.roll(1, 0)).flatten(1).norm(dim=1)
+        batch.take(apart.topk(len(images) // 2).indices)
 
 
 class SharesOff(augury.Method):

@@ -51,5 +51,5 @@ class SmallLoss(augury.Method):
         if not run.again:
             indices, chosen = run.ranks.gather_rows(batch.indices), run.ranks.gather_rows(kept.long())
             self.seen.index_add_(0, indices, chosen)
-        weights = kept * len(losses) / run.ranks.sum(kept.sum()) - 1
-        return loss + (weights * batch.row_weights * output.row_losses).mean()
+        weights = kept * len(losses) / run.ranks.sum(kept.sum())
+        return output.replace_rows(loss, weights * output.row_losses, batch)

@@ -133,3 +133,52 @@ def test_hooks_draw_each_by_itself() -> None:
         assert len(set(every[hook])) == len(every[hook])
     assert not set(every["augment_batch"]) & {*every["compute_loss"], *every["post_step"]}
     assert history("augment_batch", "compute_loss", computed=3)["augment_batch"] == every["augment_batch"]
+
+
+def test_an_epochs_end_draws_by_itself() -> None:
+    """A resumed run has no epoch's end before its first batch, and draws the same there."""
+
+    class Draws(augury.Method):
+        @augury.hookimpl
+        def augment_batch(self, run: augury.Run) -> None:
+            self.drawn = run.random.random(), float(torch.rand((), generator=run.generator))
+
+        @augury.hookimpl
+        def post_epoch(self, run: augury.Run) -> None:
+            run.random.random()
+            torch.rand(3, generator=run.generator)
+
+    found = []
+    for ends in (True, False):
+        methods = augury.compose([Draws], num_classes=3)
+        methods.step()
+        if ends:
+            methods.post_epoch({"epoch": 1})
+        methods.augment_batch(methods.batch(torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)))
+        found.append(methods["draws"].drawn)
+    assert found[0] == found[1]
+
+
+def test_methods_that_replace_row_losses_hear_of_each_other() -> None:
+    """One keeps half of the rows, the other moves a share of each to something else: dropped rows count for nothing."""
+
+    class Keeps(augury.Method):
+        @augury.hookimpl(wrapper=True)
+        def compute_loss(self, batch: augury.Batch, output: augury.ModelOutput):  # type: ignore[no-untyped-def]
+            loss = yield
+            kept = torch.tensor([2.0, 2.0, 0.0, 0.0])
+            return output.replace_rows(loss, kept * output.row_losses, batch)
+
+    class Moves(augury.Method):
+        @augury.hookimpl(wrapper=True)
+        def compute_loss(self, batch: augury.Batch, output: augury.ModelOutput):  # type: ignore[no-untyped-def]
+            loss = yield
+            return output.replace_rows(loss, 0.1 * output.row_losses, batch)
+
+    for order in ([Keeps, Moves], [Moves, Keeps]):
+        methods = augury.compose(order, num_classes=3)
+        batch = methods.batch(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 0]))
+        logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        loss = methods.compute_loss(batch, augury.ModelOutput(logits, logits))
+        rows = torch.nn.functional.cross_entropy(logits, batch.labels[:, 0], reduction="none")
+        torch.testing.assert_close(loss, (0.1 * torch.tensor([2.0, 2.0, 0.0, 0.0]) * rows).mean())

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from tests.train.small_runs import DROPOUT, Plain, assert_same_run, interrupted, losses_of, small, with_network
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 import augury
 from augury.choice import Chosen
 from augury.composition import Composition
+from augury_train.backbones.recomputing import statistics_kept
+from augury_train.backbones.sync_bn import synchronised
 from augury_train.training.plan import make_plan
 from augury_train.training.sam import SharpnessAware
 from augury_train.training.trainer import Trainer, resume
@@ -166,3 +169,35 @@ def test_bad_rhos_are_refused(value: Any) -> None:
 def test_steps_that_are_not_finite_are_told(tmp_path: Path) -> None:
     with pytest.raises(augury.AuguryError, match="no longer finite"):
         Trainer(make_plan(small(optim={"sam": RHO, "lr": 1e30}))).run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["torch", "timm", "sync"])
+def test_statistics_come_back_whatever_a_pass_made_of_them(kind: str) -> None:
+    made: dict[str, Any] = {"torch": nn.BatchNorm2d, "timm": BatchNormAct2d, "sync": BatchNormAct2d}
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), made[kind](3)).train()
+    if kind == "sync":
+        network = synchronised(network, augury.Ranks())
+    network(torch.randn(4, 1, 5, 5))
+    before = copy.deepcopy(network.state_dict())
+    with statistics_kept(network):
+        network(torch.full((4, 1, 5, 5), float("nan"))).sum().backward()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    layer = nn.Linear(2, 2)
+    before = copy.deepcopy(layer.state_dict())
+    layer.weight.grad, layer.bias.grad = torch.full((2, 2), float("inf")), torch.ones(2)
+    with SharpnessAware(RHO, layer.parameters()).climbed():
+        for name, weights in layer.state_dict().items():
+            assert torch.equal(weights, before[name])
+
+
+def test_what_is_logged_is_of_the_first_time() -> None:
+    trainer = with_network(small(optim={"sam": RHO}), Plain())
+    made = augury.compose(["isda"], num_classes=10, classifier=trainer.network.fc, total_steps=8, seed=3)
+    trainer.methods = trainer.loop.methods = trainer.loop.step_module.methods = made
+    trainer.loop.run(lambda row: None)
+    assert made.run.scalars.counts == {"isda/lambda": 8}

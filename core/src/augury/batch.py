@@ -219,13 +219,22 @@ class ModelOutput:
         features: M x A, the input of the classifier.
         logits: M x C.
         class_logits: M x K x C, logits conditional on the k-th label of each row, or None; a method sets them.
-        row_losses: M losses that the criterion made of the rows, before `row_weights`; None until it was asked.
+        row_losses: M losses of the rows that the loss holds, before `row_weights`: the criterion's, until a method
+            replaces them; None until the criterion was asked.
     """
 
     features: Tensor
     logits: Tensor
     class_logits: Tensor | None = None
     row_losses: Tensor | None = None
+
+    def replace_rows(self, loss: Tensor, rows: Tensor, batch: Batch) -> Tensor:
+        """Return the loss with M other losses of the rows in the place of those that it holds, which are noted; what
+        other methods have added to it stays."""
+        assert self.row_losses is not None, "the criterion was asked"
+        loss = loss + (batch.row_weights * (rows - self.row_losses)).mean()
+        self.row_losses = rows
+        return loss
 
     def float(self) -> ModelOutput:
         """The same in float32 at least, which losses are computed in."""

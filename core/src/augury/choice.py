@@ -112,7 +112,8 @@ def check(
             problems.append(_no_linear(c.name, classifier, model))
         for fact in c.cls.facts:
             if getattr(spec, fact) is None:
-                problems.append(f"{c.name}: needs `{fact}`, which is not known. Pass {fact}=… to augury.compose.")
+                given = "classifier=model.fc, an nn.Linear," if fact == "num_features" else f"{fact}=…"
+                problems.append(f"{c.name}: needs `{fact}`, which is not known. Pass {given} to augury.compose.")
         if spec.sharded and not c.cls.sharded:
             problems.append(
                 f"{c.name}: is not made for a network whose weights are spread over processes (FSDP; it declares no "

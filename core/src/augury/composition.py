@@ -18,7 +18,7 @@ from augury.frozen import Frozen
 from augury.method import Method, Spec, declared
 from augury.randomness import derive
 from augury.registry import Register
-from augury.run import NETWORK, Host, RunState
+from augury.run import NETWORK, OWN_DRAWS, Host, RunState
 
 
 def compose(
@@ -63,7 +63,8 @@ def compose(
         UsageError: every unknown name, bad option, missing need and conflict, a line each.
     """
     chosen, problems = choose(methods, register)
-    counts = list(class_counts or [])
+    # A tensor or an array is as good as a list.
+    counts = [] if class_counts is None else [int(count) for count in class_counts]
     if class_counts is not None and (len(counts) != num_classes or min(counts) < 0 or not sum(counts)):
         told = f"class_counts must be {num_classes} numbers >= 0, the images of each class, got {counts[:20]}."
         problems.append(told)
@@ -75,9 +76,9 @@ def compose(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         num_images=num_images,
-        class_counts=None if class_counts is None else tuple(map(int, class_counts)),
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
+        class_counts=None if class_counts is None else tuple(counts),
+        mean=None if mean is None else tuple(map(float, mean)),
+        std=None if std is None else tuple(map(float, std)),
         build_network=build_network,
     )
     refuse_all(problems + check(chosen, spec, classifier))
@@ -279,8 +280,7 @@ class Composition(nn.Module):
             self.run.again = False
 
     def _call(self, hook: str, **given: Any) -> Any:
-        # Stage, batches and epoch ends draw one after the other, the others by themselves.
-        self.run.hook = hook if hook in ("compute_loss", "post_step") else ""
+        self.run.hook = hook if hook in OWN_DRAWS else ""
         try:
             return getattr(self._manager.hook, hook)(run=self.run, **given)
         finally:

@@ -84,11 +84,12 @@ def compute_loss(batch: Batch, output: ModelOutput, run: Run) -> Tensor:
             hinge = (1 - output.logits.gather(1, batch.labels)).relu()
             return (batch.shares * batch.label_weights * hinge).sum(1)
 
-    It **chooses or weighs rows by their loss** behind its `yield`, where `output.row_losses` are the criterion's M:
+    It **chooses or weighs rows by their loss** behind its `yield`, where `output.row_losses` are the M that the loss
+    holds, and puts others in their place by `output.replace_rows`:
 
             loss = yield
             weights = (output.row_losses.detach() < 1).float()
-            return loss + ((weights - 1) * batch.row_weights * output.row_losses).mean()
+            return output.replace_rows(loss, weights * output.row_losses, batch)
 
     What is summed over the batch is summed over all processes: `run.ranks`. `batch.images` are what the network saw,
     unless rows were mixed inside it (`batch.hidden`); a method that looks at them declares `reads_images`. A trained

@@ -52,6 +52,10 @@ NETWORK = "network"
 """Who made an output, where no method did."""
 
 
+OWN_DRAWS = {"compute_loss": ("loss",), "post_step": ("post_step",), "post_epoch": ("post_epoch",)}
+"""Hooks that draw by themselves, with what tells their draws apart; the others draw one after the other."""
+
+
 class Trail(Protocol):
     """Is told what becomes of a batch, place by place, by a trainer that says where numbers stopped being finite."""
 
@@ -125,7 +129,7 @@ class Run:
         # Each hook draws by itself, so that a loss can be computed again with the same draws.
         self._draws = {
             hook: Draws(state.seed, method, *keys, rank=state.ranks.rank)
-            for hook, keys in {"": (), "compute_loss": ("loss",), "post_step": ("post_step",)}.items()
+            for hook, keys in {"": (), **OWN_DRAWS}.items()
         }
 
     @property
@@ -206,7 +210,8 @@ class Run:
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a number; the epoch's row shows its mean as `<method>/<name>`. A tensor stays on its device until
         then."""
-        self._state.scalars.add(f"{self._method}/{name}", value)
+        if not self._state.again:
+            self._state.scalars.add(f"{self._method}/{name}", value)
 
     def log_figure(self, name: str, figure: Any) -> None:
         """Show a matplotlib figure as `<method>/<name>`; dropped where the loop has no place for figures."""

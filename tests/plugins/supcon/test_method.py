@@ -83,7 +83,8 @@ def written_out(
         for label, share in zip(batch.labels[i].tolist(), batch.shares[i].tolist(), strict=True):
             soft[i, label] += share
     full, soft = torch.cat([z, queue]), torch.cat([soft, soft_queue])
-    losses = [batch.row_weights[i] * mixed_equation(full, soft, i, temperature) for i in range(len(batch))]
+    weight = batch.row_weights.view(batch.views, -1).mean(0).repeat(batch.views)
+    losses = [weight[i] * mixed_equation(full, soft, i, temperature) for i in range(len(batch))]
     return torch.stack(losses).mean()
 
 
@@ -121,9 +122,20 @@ def test_views_beyond_the_second_are_another_methods() -> None:
     two = composed(temperature=0.2)
     batch, features = make_batch(methods, 0), make_features(0, views=3)
     first = make_batch(two, 0)
-    for name in ("labels", "shares", "smoothing", "label_weights", "row_weights"):
+    for name in ("labels", "shares", "smoothing", "label_weights"):
         setattr(first, name, getattr(batch, name)[: 2 * N])
+    batch.row_weights = torch.rand(N).repeat(3)
+    first.row_weights = batch.row_weights[: 2 * N]
     assert torch.allclose(term(methods, batch, features), term(two, first, features[: 2 * N]))
+
+
+def test_a_method_that_weighs_one_view_for_all_leaves_the_term_its_size() -> None:
+    methods = composed(Observer, temperature=0.2)
+    batch, features = make_batch(methods, 0), make_features(0, views=3)
+    batch.row_weights = torch.ones(3 * N)
+    alike = term(methods, batch, features)
+    batch.row_weights = torch.tensor([3.0, 0.0, 0.0]).repeat_interleave(N)
+    assert torch.allclose(term(methods, batch, features), alike)
 
 
 def test_computed_again_a_step_leaves_the_queue_alone() -> None:

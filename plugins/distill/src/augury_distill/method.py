@@ -101,9 +101,9 @@ class Distill(augury.Method):
         # A class's weight counts for the teacher's part as for the label's.
         rows = (batch.shares * batch.label_weights).sum(1) * rows
         run.log("divergence", rows.mean())
-        # The criterion has set them.
-        assert output.row_losses is not None
-        return loss + options.weight * (batch.row_weights * (rows - output.row_losses)).mean()
+        held = output.row_losses
+        assert held is not None, "the criterion was asked"
+        return output.replace_rows(loss, held + options.weight * (rows - held), batch)
 
     def _read(self, run: augury.Run) -> nn.Module:
         return self.teacher if self.teacher is not None else run.read_network(self.options.teacher)

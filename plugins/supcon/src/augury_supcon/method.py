@@ -70,7 +70,9 @@ class SupCon(augury.Method):
         loss = yield
         features, soft = (t.to(self.queue) for t in (output.features, batch.soft_targets(run.num_classes)))
         anchors = F.normalize(self.head(_by_image(features, batch.views)), dim=1)
-        targets, weights = _by_image(soft, batch.views), _by_image(batch.row_weights, batch.views)
+        targets = _by_image(soft, batch.views)
+        # An image's weight is the mean of its rows', since another method may weigh one view for all of them.
+        weights = batch.row_weights.unflatten(0, (batch.views, -1)).mean(0).repeat_interleave(2)
         rows = run.ranks.gather_rows(anchors, differentiable=True)
         row_targets = run.ranks.gather_rows(targets)
         own = torch.arange(len(anchors), device=anchors.device) + run.ranks.rank * len(anchors)

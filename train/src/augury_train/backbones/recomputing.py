@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from augury.errors import UsageError
@@ -28,17 +29,21 @@ def checkpoint_gradients(network: nn.Module, name: str) -> None:
         raise refusal from None
 
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
 @contextlib.contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """While this is open, a pass in training mode normalises by its batch and leaves running statistics as they are: a
-    pass that is made once more must not count its images twice."""
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-    for layer in layers:
-        # Tracked still: a pass without statistics saves fewer tensors for its gradient, which torch takes for a fault.
-        layer.momentum, layer.num_batches_tracked = 0.0, None
+    """Put running statistics back at the end: a pass that is made once more must not count its images twice.
+
+    Meanwhile they are as in any pass in training mode. So this is right for every kind of normalisation, and for
+    numbers that are not finite.
+    """
+    buffers = [module._buffers.get(name) for module in network.modules() for name in STATISTICS]
+    kept = [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
     try:
         yield
     finally:
-        for layer, (momentum, count) in zip(layers, before, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, count
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)

@@ -134,7 +134,7 @@ def read_teacher(
 
 def _of_file(place: str, model: ModelConfig, images: Images) -> tuple[Teacher, dict[str, str]]:
     """Return the network of a file, and what a copy of the file must say to be read as the same."""
-    path = locate(place, place)
+    path = locate(place, place, "network")
     if not path.exists():
         raise UsageError(
             f"{path}: no such file or folder, and timm has no model of that name. Give a run's folder, an exported "

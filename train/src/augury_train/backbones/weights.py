@@ -65,18 +65,19 @@ def in_folder(folder: Path, name: str = BEST) -> Path | None:
     return next((folder / known for known in (name, EXPORTED) if (folder / known).is_file()), None)
 
 
-def locate(place: str, subject: str) -> Path:
+def locate(place: str, subject: str, label: str = "model.init_from") -> Path:
     """The file of weights that a place stands for.
 
     Args:
         place: a run folder, whose best weights are meant, an exported folder, or a file.
         subject: what an error begins with.
+        label: what a path that cannot be used is called.
 
     Raises:
         UsageError: the path cannot be used, or the folder has none. A file that is not there is found when it is
             read.
     """
-    path = given_path(place, "model.init_from")
+    path = given_path(place, label)
     if path.is_dir():
         found = in_folder(path)
         if found is None:

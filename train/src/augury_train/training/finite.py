@@ -202,6 +202,7 @@ class Guard:
             last = f"Last finite: loss {finite_loss:.4g}, gradient norm {finite_norm:.4g}, in step {step}."
         precision = self._loop.accelerator.mixed_precision
         wider = "" if precision == "no" else " or compute with --set train.precision=fp32,"
+        wider += "" if self._loop.sam is None else " lower optim.sam,"
         return (
             f"{self.what}: the {_what(loss)} is no longer finite{value} in epoch {found.epoch}, step {found.step}. "
             f"{place.said} {last}\n{place.remedy}Lower optim.lr, to a third say, raise schedule.warmup_epochs,{wider} "

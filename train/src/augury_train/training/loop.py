@@ -324,7 +324,7 @@ class Loop:
     def _pass_again(self, sam: SharpnessAware, passed: list[_Passed]) -> None:
         """Replace the step's gradients by those at weights up the loss, of the same batches with the same draws."""
         self.methods.run.trail = None
-        with sam.climbed(), self.methods.again(), statistics_kept(self.network):
+        with sam.climbed(), self.methods.again(), statistics_kept(self.step_module):
             for part in passed:
                 _set_dropout_state(part.dropout, part.batch.device)
                 self._pass(part.batch, part.divisor, part.whole)

@@ -28,10 +28,11 @@ class SharpnessAware:
         before = [tensor.clone() for tensor in tensors]
         with torch.no_grad():
             length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            # Nothing waits for the length: where it is 0, the gradients are, too.
-            scale = self._rho / (length + 1e-12)
+            # Nothing waits for the length. Where it is 0, the gradients are, too; where it is not finite, the weights
+            # stay, and the second pass meets what the first one did.
+            scale, finite = self._rho / (length + 1e-12), length.isfinite()
             for tensor, gradient in zip(tensors, gradients, strict=True):
-                tensor.add_(gradient * scale)
+                tensor.add_(torch.where(finite, gradient * scale, 0))
             for parameter in self._parameters:
                 parameter.grad = None
         try:

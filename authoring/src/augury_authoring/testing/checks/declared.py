@@ -12,6 +12,7 @@ from augury.choice import Chosen
 from augury.method import Method, declared, hook_implementations, replaces_criterion
 from augury_authoring.testing.bench import ORDINARY, Bench, CheckFailed, NotApplicable, attempt
 from augury_authoring.testing.harness import STEPS, Trial, clone, differing, same
+from augury_train.backbones.recomputing import statistics_kept
 
 VIEWS = (
     "A method that compares views row by row says `views_alike = True`, and is then refused beside methods that mix "
@@ -146,7 +147,7 @@ def again(bench: Bench) -> None:
             continue
         loss = trial.loss(batch)
         before = clone(trial.methods.state_dict())
-        with trial.methods.again():
+        with trial.methods.again(), statistics_kept(trial.methods):
             second = trial.loss(batch)
         if found := differing(trial.methods.state_dict(), before):
             raise CheckFailed(
@@ -157,4 +158,5 @@ def again(bench: Bench) -> None:
                 f"{bench.name}: when the loss of step {trial.step_number} is computed again on the same batch, it is "
                 f"{float(second.detach()):.6g} instead of {float(loss.detach()):.6g}. {advice}"
             )
-        trial.descend(loss)
+        # The first one's graph may have been changed meanwhile.
+        trial.descend(second)
