@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 class Frozen(nn.Module):
-    """Holds a network whose parameters have become buffers, which is what keeps every optimiser and DDP away from
-    them."""
+    """Holds a network, as `module`, whose parameters have become buffers, which is what keeps every optimiser and DDP
+    away from them."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -32,7 +32,8 @@ LOOKS = 8
 """Steps of a whole training whose batches are only augmented, to see whether the processes decide alike."""
 ADVICE = (
     "What is summed or averaged over a batch is summed over all processes: run.ranks.mean (differentiable), "
-    "run.ranks.sum, run.ranks.gather_rows."
+    "run.ranks.sum, run.ranks.gather_rows. The network's BatchNorm statistics differ from process to process: state "
+    "that is made of them takes their run.ranks.mean."
 )
 
 COLLECTIVES = (
